@@ -1,0 +1,99 @@
+"""The machine twin of the report: everything a run writes to ``runs/<study>/results.json``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fl_shared.toml import Section
+
+
+class StudyResult(Section):
+    """Which study this was."""
+
+    name: str
+    hash: str
+    system: str
+    synthetic: bool
+    tasks: dict[str, tuple[str, ...]]
+    headline: dict[str, tuple[str, ...]]
+    modalities: tuple[str, ...]
+    leaky: tuple[str, ...]
+    package: str
+
+
+class PrivacyResult(Section):
+    """What was promised, and what each site spent."""
+
+    mode: Literal["patient", "none"]
+    delta: float
+    epsilon_budget: float | None
+    epsilon_spent: dict[str, float]
+
+
+class SiteRound(Section):
+    """A site's part in a round."""
+
+    status: Literal["accepted", "rejected", "failed", "absent"]
+    reason: str = ""
+
+
+class RoundResult(Section):
+    """A committed (or failed) round. ``round`` 0 is the initial model."""
+
+    round: int
+    outcome: Literal["committed", "failed"]
+    seconds: float
+    sites: dict[str, SiteRound]
+
+
+class SiteResult(Section):
+    """A hospital as it appears in the report (declared numbers only)."""
+
+    role: Literal["train", "external"]
+    declared_patients: int
+    title: str = ""
+
+
+class EvaluationRow(Section):
+    """One metric at one site. A suppressed value is null and ``note`` says why."""
+
+    site: str
+    role: Literal["train", "external"]
+    task: str
+    label: str = Field(description="'' for a binary task; 'macro' for the mean over the headline labels")
+    modalities: str = Field(description="'all', 'headline' (all but leaky) or the names joined by '+'")
+    model: str
+    metric: Literal["auroc", "auprc", "brier"]
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    events: int | None
+    note: str = ""
+
+
+class Curve(Section):
+    """Points of a curve on a fixed grid, so that no single patient can be read off."""
+
+    site: str
+    task: str
+    label: str
+    modalities: str
+    kind: Literal["roc", "pr", "calibration"]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+class Results(Section):
+    """``results.json``."""
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    study: StudyResult
+    privacy: PrivacyResult
+    sites: dict[str, SiteResult]
+    rounds: tuple[RoundResult, ...]
+    evaluation: tuple[EvaluationRow, ...]
+    curves: tuple[Curve, ...]
+    notes: tuple[str, ...] = ()
