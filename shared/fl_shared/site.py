@@ -49,7 +49,7 @@ class TaskMap(Section):
     columns: dict[str, str] = Field(
         min_length=1, description="label -> column; a binary task has the single label 'value'"
     )
-    codes: dict[str, Literal[0, 1]] = {"0": 0, "1": 1}
+    codes: dict[str, Literal[0, 1]] = Field(default={"0": 0, "1": 1})
 
 
 class SitePrivacy(Section):
@@ -100,9 +100,9 @@ class Site(Section):
     encoding: str = "utf-8"
     timezone: str = "UTC"
     state: Path = Path("state")
-    columns: dict[str, ColumnMap] = {}
-    modalities: dict[Name, Annotated[FileModality | TableModality, Field(discriminator="kind")]] = {}
-    tasks: dict[Name, TaskMap] = {}
+    columns: dict[str, ColumnMap] = Field(default={})
+    modalities: dict[Name, Annotated[FileModality | TableModality, Field(discriminator="kind")]] = Field(default={})
+    tasks: dict[Name, TaskMap] = Field(default={})
     weights: dict[str, Path] = Field(default={}, description="pretrained directory name -> local path")
     privacy: SitePrivacy = SitePrivacy()
     resources: Resources = Resources()
