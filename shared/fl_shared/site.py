@@ -7,10 +7,10 @@ the required columns are ``patient_id``, ``sample_id`` and ``index_time``.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from fl_shared import toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
@@ -73,18 +73,8 @@ class Network(Section):
     """How the site reaches the coordinator, and its local ports (0: a free one is chosen)."""
 
     superlink: str = Field(default="127.0.0.1:9092", pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$", description="host:port")
-    root_certificates: Path | None = Field(default=None, description="CA of the coordinator's TLS front (PEM)")
-    insecure: bool = Field(default=False, description="no TLS: loopback only")
+    root_certificates: Path | None = Field(default=None, description="CA of the coordinator (PEM); needed to join")
     metrics_port: Port = 0
-
-    @model_validator(mode="after")
-    def _tls_or_loopback(self) -> Self:
-        host = self.superlink.rsplit(":", 1)[0]
-        if self.insecure and host not in {"127.0.0.1", "localhost"}:
-            raise ValueError(f"'insecure' to {host} would send updates unencrypted. Set root_certificates instead.")
-        if not self.insecure and self.root_certificates is None:
-            raise ValueError("no TLS settings. Set root_certificates, or insecure = true on loopback.")
-        return self
 
 
 class Site(Section):
@@ -106,7 +96,7 @@ class Site(Section):
     weights: dict[str, Path] = Field(default={}, description="pretrained directory name -> local path")
     privacy: SitePrivacy = SitePrivacy()
     resources: Resources = Resources()
-    network: Network = Network(insecure=True)
+    network: Network = Network()
     _folder: Path = PrivateAttr(default=Path())
 
     @field_validator("timezone")

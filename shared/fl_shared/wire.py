@@ -77,7 +77,7 @@ class Reply(Section):
 def to_npy(array: NDArray[np.generic]) -> bytes:
     """An array as ``.npy`` bytes (no pickle)."""
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.save(buffer, np.asarray(array, order="C"), allow_pickle=False)
     return buffer.getvalue()
 
 
@@ -99,7 +99,7 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in name order."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         sha.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()

@@ -1,0 +1,190 @@
+"""Approvals: the studies that this site takes part in, each stored under the hash of its resolved text.
+
+What a site computes or releases is decided by the stored study alone; a coordinator can only name it by its hash.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from fl_client.files import private_dir, write_private
+from fl_shared.audit import AuditLog
+from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
+from fl_shared.site import Site
+from fl_shared.study import Study, load_study
+from fl_shared.toml import Section
+
+_IDENTITY = re.compile(r"[0-9a-f]{64}")
+
+
+class ApprovalRecord(Section):
+    """What was approved, by whom, and what the study will do here."""
+
+    identity: str
+    study: str
+    role: Literal["train", "external"]
+    patients: int  # declared
+    rounds: int
+    privacy: Literal["patient", "none"]
+    epsilon: float | None
+    delta: float
+    leaves: tuple[str, ...]  # parameter groups and metrics that leave the site
+    notes: tuple[str, ...]  # what the approver should know
+    time: str
+    by: str
+
+
+class _Stored(Section):
+    """The file ``state/approved/<hash>.json``."""
+
+    canonical: str
+    record: ApprovalRecord
+
+
+def approve(site: Site, study_path: Path) -> ApprovalRecord:
+    """Check that the study fits this site, store it, and say what it will do.
+
+    Raises:
+        ConsiliumError: the study is invalid (10) or does not fit this site (13), all faults at once.
+    """
+    study = load_study(study_path)
+    if faults := list(_faults(site, study, str(study_path))):
+        message = f"study '{study.name}' cannot be approved at {site.name}: {len(faults)} fault(s)"
+        raise ConsiliumError(message, code=ExitCode.NOT_APPROVED, faults=faults)
+    plan = study.sites[site.name]
+    record = ApprovalRecord(
+        identity=study.identity,
+        study=study.name,
+        role=plan.role,
+        patients=plan.patients,
+        rounds=study.training.rounds if plan.role == "train" else 0,
+        privacy=study.privacy.mode,
+        epsilon=study.privacy.epsilon,
+        delta=min(study.privacy.delta, site.privacy.delta),
+        leaves=_leaves(study, plan.role),
+        notes=tuple(_notes(site, study)),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        by=_user(),
+    )
+    stored = _Stored(canonical=study.canonical(), record=record)
+    folder = private_dir(private_dir(site.state_dir) / "approved")
+    write_private(folder / f"{record.identity}.json", stored.model_dump_json(indent=1).encode())
+    audit_log(site).append(record.by, "approve", study=record.identity, name=study.name, role=plan.role)
+    return record
+
+
+def approved(site: Site, identity: str) -> Study | None:
+    """The approved study of that identity, or None; the stored text must still hash to it."""
+    stored = _read(site, identity)
+    if stored is None:
+        return None
+    try:
+        study = Study.model_validate(json.loads(stored.canonical)["study"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return study if study.identity == identity and site.name in study.sites else None
+
+
+def revoke(site: Site, identity: str) -> bool:
+    """Withdraw an approval; False when there was none."""
+    path = _path(site, identity)
+    if path is None or not path.exists():
+        return False
+    path.unlink()
+    audit_log(site).append(_user(), "revoke", study=identity)
+    return True
+
+
+def list_approved(site: Site) -> tuple[ApprovalRecord, ...]:
+    """Records of the studies that are approved and still verify, oldest first."""
+    found = (path.stem for path in (site.state_dir / "approved").glob("*.json"))
+    stored = (_read(site, identity) for identity in found if approved(site, identity) is not None)
+    return tuple(sorted((item.record for item in stored if item is not None), key=lambda record: record.time))
+
+
+def audit_log(site: Site) -> AuditLog:
+    """The site's log of approvals and requests, ``state/audit.jsonl``."""
+    return AuditLog(site.state_dir / "audit.jsonl")
+
+
+def _path(site: Site, identity: str) -> Path | None:
+    return site.state_dir / "approved" / f"{identity}.json" if _IDENTITY.fullmatch(identity) else None
+
+
+def _read(site: Site, identity: str) -> _Stored | None:
+    path = _path(site, identity)
+    try:
+        return _Stored.model_validate_json(path.read_bytes()) if path else None
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _faults(site: Site, study: Study, file: str) -> Iterator[Fault]:
+    plan = study.sites.get(site.name)
+    if plan is None:
+        mend = f"Ask the coordinator to name this site. {nearest(site.name, study.sites)}"
+        yield Fault(file=file, key="sites", value=site.name, problem="this site is not in the study", mend=mend)
+    elif plan.role not in site.roles:
+        mend = f"This site takes the roles {sorted(site.roles)}: change the study, or 'roles' in site.toml."
+        yield Fault(file=file, key=f"sites.{site.name}.role", value=plan.role, problem="role refused here", mend=mend)
+    if study.privacy.mode == "none" and not site.privacy.allow_without_privacy:
+        mend = "Use mode = 'patient', or set privacy.allow_without_privacy = true in site.toml."
+        yield Fault(file=file, key="privacy.mode", value="none", problem="this site requires privacy", mend=mend)
+    yield from _unknown(site, study, file)
+
+
+def _unknown(site: Site, study: Study, file: str) -> Iterator[Fault]:
+    """Tasks, labels and modalities that this site cannot serve."""
+    for name, task in study.tasks.items():
+        if (here := site.tasks.get(name)) is None:
+            mend = f"Map it under [tasks.{name}] in site.toml. {nearest(name, site.tasks)}"
+            yield Fault(file=file, key=f"tasks.{name}", problem="not mapped at this site", mend=mend)
+        elif missing := [label for label in task.labels or ("value",) if label not in here.columns]:
+            mend = f"Map them under [tasks.{name}.columns] in site.toml."
+            yield Fault(file=file, key=f"tasks.{name}", value=str(missing), problem="labels not mapped", mend=mend)
+    if not set(study.modalities) & set(site.modalities):
+        mend = f"This site has {sorted(site.modalities)}."
+        yield Fault(file=file, key="modalities", problem="this site has none of the study's modalities", mend=mend)
+    for name, modality in study.modalities.items():
+        if (have := site.modalities.get(name)) is None:
+            continue
+        if have.kind != modality.kind:
+            mend = f"Here it is '{have.kind}': use one name for one kind."
+            yield Fault(file=file, key=f"modalities.{name}", value=modality.kind, problem="another kind", mend=mend)
+        if modality.weights is not None and modality.weights not in site.weights:
+            mend = "Put its local path under [weights] in site.toml."
+            yield Fault(
+                file=file, key=f"modalities.{name}.weights", value=modality.weights, problem="unknown", mend=mend
+            )
+
+
+def _leaves(study: Study, role: str) -> tuple[str, ...]:
+    groups = [f"{group} (every round)" for group in study.shared_groups] if role == "train" else []
+    if groups and study.training.encoders == "local" and study.training.final_encoders == "mean":
+        groups.append("encoders, adapters (once, after the last round)")
+    return (*groups, "metrics and curves (aggregates)")
+
+
+def _notes(site: Site, study: Study) -> Iterator[str]:
+    if absent := sorted(set(study.modalities) - set(site.modalities)):
+        yield f"modalities not available here, treated as missing: {', '.join(absent)}"
+    if study.privacy.mode == "none":
+        yield "NO privacy mechanism: updates are released as computed"
+    elif study.privacy.epsilon is not None and study.privacy.epsilon > site.privacy.epsilon_cap:
+        yield f"the study may ask for epsilon {study.privacy.epsilon}; this site stops at {site.privacy.epsilon_cap}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no passwd entry, as in a container
+        return f"uid {os.getuid()}"

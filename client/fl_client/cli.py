@@ -1,0 +1,140 @@
+"""``fl-client``: everything that a hospital does.
+
+Exit codes: 0 ok, 2 usage, 10 study file, 11 site file, 12 data rejected, 13 study does not fit or is not approved,
+14 already running, 15 no sandbox, 16 privacy ledger, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fl_shared.commands import Format, emit, run
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.site import Site, load_site
+
+app = typer.Typer(
+    help="Run by a hospital: join a federation, check the data, approve studies, read the privacy ledger.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+
+
+@app.callback(invoke_without_command=True)
+def site_command(
+    context: typer.Context,
+    site: Annotated[str, typer.Option(help="Name of the site: the folder that holds its site.toml.")],
+    sites_dir: Annotated[Path, typer.Option(help="Folder of all sites.", envvar="CONSILIUM_SITES")] = Path("sites"),
+    superlink: Annotated[str | None, typer.Option(help="Coordinator host:port, over site.toml.")] = None,
+    root_certificates: Annotated[Path | None, typer.Option(help="Coordinator's ca.crt, over site.toml.")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Share a Ray on this host (demonstrations only; a hospital runs its own).")
+    ] = None,
+) -> None:
+    """Without a command: join, and serve approved studies until SIGTERM."""
+    context.obj = found = load_site(sites_dir / site)
+    if found.name != site:
+        raise ConsiliumError(
+            f"{sites_dir / site / 'site.toml'}: name = '{found.name}', but --site says '{site}'. Make them equal.",
+            code=ExitCode.SITE,
+        )
+    if context.invoked_subcommand is None:
+        from fl_client import join  # torch-free, but Ray is heavy: other commands answer at once
+
+        options = join.resolve(found, superlink=superlink, certificates=root_certificates, ray_address=ray_address)
+        join.join(found, options, console=Console(stderr=True))
+
+
+@app.command()
+def check(
+    context: typer.Context,
+    study: Annotated[Path | None, typer.Option(help="Check against this study.toml as well.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Row-level detail: for this hospital's eyes only.")] = False,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Read every file and say what will train, what is set aside and why. Exit code 12 on rejects."""
+    from fl_client.data import check as checks
+    from fl_shared.study import load_study
+
+    site: Site = context.obj
+    report = checks.check_site(site, load_study(study) if study else None)
+    summary = checks.summary(report, None, local=local)
+    emit(summary, fmt=fmt, text=lambda console: checks.render(summary, console))
+    if report.rejects:
+        raise typer.Exit(int(ExitCode.DATA))
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    study: Annotated[Path, typer.Argument(help="The coordinator's study.toml.")],
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Allow a study to run here: it is stored under the hash of its resolved text, and nothing else will run."""
+    from fl_client import approval
+
+    record = approval.approve(context.obj, study)
+
+    def show(console: Console) -> None:
+        table = Table(title=f"Approved: {record.study}", show_header=False)
+        for key, value in record.model_dump().items():
+            table.add_row(key, ", ".join(value) if isinstance(value, tuple) else str(value))
+        console.print(table)
+
+    emit(record.model_dump(mode="json"), fmt=fmt, text=show)
+
+
+@app.command()
+def ledger(
+    context: typer.Context,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain; exit code 16 if it is broken.")] = False,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """What this cohort has spent: every reservation, and the epsilon of all of them together."""
+    from fl_client.privacy.ledger import Ledger
+
+    site: Site = context.obj
+    book = Ledger(site.state_dir / "ledger.jsonl")
+    if verify:
+        book.verify()
+    rows = [row.model_dump(mode="json") for row in book.rows()]
+    spent = book.spent(site.privacy.delta)
+    body = {"site": site.name, "epsilon": spent, "delta": site.privacy.delta, "cap": site.privacy.epsilon_cap,
+            "verified": verify, "rows": rows}  # fmt: skip
+
+    def show(console: Console) -> None:
+        table = Table("seq", "study", "round", "state", "sigma", "q", "steps", "epsilon after", title=f"{site.name}")
+        for row in rows:
+            cells = (row[k] for k in ("seq", "study", "round", "state", "sigma", "q", "steps", "eps_after"))
+            table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c)[:12] for c in cells))
+        console.print(table)
+        console.print(f"spent epsilon {spent:.4f} of {site.privacy.epsilon_cap} at delta {site.privacy.delta}")
+        console.print("hash chain intact" if verify else "(--verify checks the hash chain)")
+
+    emit(body, fmt=fmt, text=show)
+
+
+@app.command()
+def key(context: typer.Context, fmt: FormatOption = Format.TEXT) -> None:
+    """Make this site's node key if there is none, and show the public half to give to the coordinator."""
+    from fl_client.keys import ensure_key
+
+    _, public = ensure_key(context.obj)
+    body = {"site": context.obj.name, "public_key": str(public), "text": public.read_text().strip()}
+    emit(body, fmt=fmt, text=lambda console: console.print(f"{public}\n{body['text']}", soft_wrap=True))
+
+
+def main() -> None:
+    """Entry point of ``fl-client``."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

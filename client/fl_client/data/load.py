@@ -1,0 +1,143 @@
+"""A site's files -> its cohort for one study, with every fault told at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fl_client.data.cohort import CheckReport, Cohort, Quarantined
+from fl_client.data.ehr import columns_of
+from fl_client.data.findings import Findings
+from fl_client.data.labels import read_labels, task_columns
+from fl_client.data.modalities import KINDS, Progress, Reader
+from fl_client.data.table import REQUIRED, check_ids, lines, read_samples, require, times
+from fl_shared import concepts
+from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
+from fl_shared.site import FileModality, Site
+from fl_shared.study import EvaluationPlan, ModalityPlan, Study, TaskPlan, is_held_out
+
+T = TypeVar("T", bound=np.generic)
+WORKERS = min(8, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be read: the data side of a study."""
+
+    modalities: Mapping[str, ModalityPlan]
+    tasks: Mapping[str, TaskPlan]
+    evaluation: EvaluationPlan
+
+    @classmethod
+    def by(cls, study: Study) -> Wanted:
+        """What a study wants."""
+        return cls(modalities=study.modalities, tasks=study.tasks, evaluation=study.evaluation)
+
+
+def load_cohort(
+    site: Site, study: Study, *, workers: int = WORKERS, progress: Progress | None = None
+) -> tuple[Cohort, CheckReport]:
+    """Read everything that the study needs.
+
+    Unusable samples and modalities are quarantined: absent from the cohort, listed in the report.
+
+    Raises:
+        ConsiliumError: the site's data are rejected (exit code 12); all faults are listed at once.
+    """
+    cohort, report = read_cohort(site, Wanted.by(study), workers=workers, progress=progress)
+    if cohort is None:
+        message = f"{site.name}: the data are rejected, {len(report.rejects)} fault(s)"
+        raise ConsiliumError(message, code=ExitCode.DATA, faults=report.rejects)
+    return cohort, report
+
+
+def read_cohort(
+    site: Site, wanted: Wanted, *, workers: int = WORKERS, progress: Progress | None = None
+) -> tuple[Cohort | None, CheckReport]:
+    """As `load_cohort`, but rejects are only reported; then there is no cohort."""
+    findings, file = Findings(), site.samples_path.name
+    frame = read_samples(site.samples_path, encoding=site.encoding, findings=findings)
+    rows = len(frame)
+    needed = _needed_columns(site, wanted, findings=findings)
+    if rows:
+        require(frame, needed, file=file, findings=findings)
+    elif not any(fault.file == file for fault in findings.rejects):
+        findings.rejects.append(Fault(file=file, key="(rows)", problem="the table is empty", mend="Add samples."))
+    if any(name not in frame for name in REQUIRED):
+        return None, findings.report(rows=rows)
+
+    check_ids(frame, file=file, findings=findings)
+    # sorted first, so that nothing downstream depends on the order of the file; the index still tells the line
+    frame = _in_time(frame.sort_values(["patient_id", "sample_id"], kind="stable"), site, findings)
+    targets, labelled = read_labels(frame, site=site, tasks=wanted.tasks, file=file, findings=findings)
+    reader = Reader(frame=frame, site=site, findings=findings, workers=workers, progress=progress)
+    inputs, present = reader.read_all(wanted.modalities)
+    some = np.logical_or.reduce([*present.values()])
+    _quarantine(frame, pd.Series(~some, index=frame.index), "no-modality", findings)
+    if rows and not some.any():
+        mend = "See the quarantined rows."
+        findings.rejects.append(Fault(file=file, key="(rows)", problem="no usable sample", mend=mend))
+    if findings.rejects:
+        return None, findings.report(rows=rows)
+    patient_ids, patient = np.unique(frame.loc[some, "patient_id"].to_numpy(dtype=str), return_inverse=True)
+    held_out = [is_held_out(str(p), site=site.name, plan=wanted.evaluation) for p in patient_ids]
+    cohort = Cohort(
+        site=site.name,
+        sample_ids=tuple(frame.loc[some, "sample_id"]),
+        patient_ids=tuple(map(str, patient_ids)),
+        patient=patient.astype(np.int64),
+        held_out=np.array(held_out, dtype=bool),
+        inputs={name: _kept(named, some) for name, named in inputs.items()},
+        present=_kept(present, some),
+        targets=_kept(targets, some),
+        target_mask=_kept(labelled, some),
+    )
+    return cohort, findings.report(rows=rows)
+
+
+def _kept(arrays: Mapping[str, NDArray[T]], rows: NDArray[np.bool_]) -> dict[str, NDArray[T]]:
+    return {name: array if rows.all() else array[rows] for name, array in arrays.items()}
+
+
+def _needed_columns(site: Site, wanted: Wanted, *, findings: Findings) -> dict[str, str]:
+    """Column -> who needs it; what site or study name wrongly is found here."""
+    needed = dict.fromkeys(REQUIRED, "required")
+    for name, plan in wanted.modalities.items():
+        mapped = site.modalities.get(name)
+        if plan.kind not in KINDS:
+            problem, mend = "no reader for this kind", f"Kinds read: {', '.join(sorted(KINDS))}."
+            key = f"modalities.{name}.kind"
+            findings.rejects.append(Fault(file="study", key=key, value=plan.kind, problem=problem, mend=mend))
+        elif mapped is not None and mapped.kind != plan.kind:
+            key, problem, mend = f"modalities.{name}.kind", f"the study has '{plan.kind}'", "Map what the study means."
+            findings.rejects.append(Fault(file="site.toml", key=key, value=mapped.kind, problem=problem, mend=mend))
+        elif isinstance(mapped, FileModality):
+            needed[mapped.column] = f"modality {name}"
+        elif mapped is not None:
+            chosen = columns_of(site, findings=findings)
+            needed |= {chosen[field]: f"concept {field}" for field in plan.fields if field in chosen}
+        for field in set(plan.fields) - set(concepts.names()):
+            key, mend = f"modalities.{name}.fields", nearest(field, concepts.names())
+            findings.rejects.append(Fault(file="study", key=key, value=field, problem="unknown concept", mend=mend))
+    return needed | task_columns(site, wanted.tasks, findings=findings)
+
+
+def _in_time(frame: pd.DataFrame, site: Site, findings: Findings) -> pd.DataFrame:
+    """Rows whose index time is known and past; the others are quarantined."""
+    when = times(frame["index_time"], site.zone, findings=findings)
+    unknown, future = when.isna(), when > pd.Timestamp(datetime.now(UTC))
+    _quarantine(frame, unknown, "index-time-unreadable", findings)
+    _quarantine(frame, future, "index-time-in-future", findings)
+    return frame[~unknown & ~future]
+
+
+def _quarantine(frame: pd.DataFrame, mask: pd.Series, check: str, findings: Findings) -> None:
+    for row, sample in zip(lines(mask), frame.loc[mask, "sample_id"], strict=True):
+        findings.quarantined.append(Quarantined(row=row, modality=None, check=check, detail=f"sample {sample}"))

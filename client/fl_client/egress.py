@@ -1,0 +1,168 @@
+"""The egress gate: the only way out of a site. What does not fit the approved study exactly is refused.
+
+Every release is a row of the hash-chained ``state/egress.jsonl`` (what, study, round, bytes, digest) that is on disk
+before the bytes are handed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fl_shared.audit import AuditLog
+from fl_shared.results import Curve, EvaluationRow
+from fl_shared.site import Site
+from fl_shared.study import Study
+from fl_shared.wire import Arrays, Code, digest, to_npy
+
+Schema = Mapping[str, tuple[tuple[int, ...], str]]
+"""Parameter name -> (shape, dtype), as in ``{"fusion.norm.weight": ((64,), "float32")}``."""
+
+NPY_HEADER = 256  # bytes allowed for the header of one array
+MIN_CELL = 10  # patients with, or without, an event: a smaller number is never told
+MAX_POINTS = 101  # of a curve
+_MODEL = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_MEAN_NOTE = re.compile(r"mean of \d{1,3} of \d{1,3} labels, without (.+)")
+_NOTES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"suppressed: fewer than \d{1,4} patients",
+        r"not defined: scores are not finite",
+        r"(not defined|events withheld): fewer than \d{1,2} patients with, or without, the event",
+        r"\d{1,3}% of resamples had a single class and were left out",
+    )
+)
+
+
+class EgressRefusedError(Exception):
+    """Something must not leave; ``code`` is all that may be told outside, the text stays here."""
+
+    def __init__(self, text: str, code: Code = Code.EGRESS) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def schema_bytes(schema: Schema) -> int:
+    """Most bytes that arrays of this schema can take as ``.npy``: the byte budget of a release."""
+    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize + NPY_HEADER for shape, dtype in schema.values())
+
+
+def check_arrays(arrays: Arrays, schema: Schema) -> None:
+    """Names, shapes and dtypes must be exactly the schema's, and every value finite.
+
+    Raises:
+        EgressRefusedError: with `Code.NOT_FINITE` or `Code.EGRESS`.
+    """
+    if arrays.keys() != schema.keys():
+        raise EgressRefusedError(f"names differ from the schema: {sorted(arrays.keys() ^ schema.keys())[:8]}")
+    for name, (shape, dtype) in schema.items():
+        array = arrays[name]
+        if array.shape != tuple(shape) or str(array.dtype) != dtype:
+            raise EgressRefusedError(f"{name} is {array.dtype}{array.shape}, the schema says {dtype}{shape}")
+        if not np.isfinite(array).all():
+            raise EgressRefusedError(f"{name} is not finite", Code.NOT_FINITE)
+
+
+class Egress:
+    """The gate of one site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.log = AuditLog(site.state_dir / "egress.jsonl")
+
+    def release_arrays(
+        self, arrays: Arrays, *, kind: str, study: Study, round: int, schema: Schema, byte_budget: int
+    ) -> dict[str, bytes]:
+        """Let arrays out.
+
+        Args:
+            arrays: what is to leave.
+            kind: ``train`` or ``encoders``, for the log.
+            study: the approved study.
+            round: its round.
+            schema: exactly what may leave.
+            byte_budget: most ``.npy`` bytes in all.
+
+        Returns:
+            Name -> ``.npy`` bytes.
+
+        Raises:
+            EgressRefusedError: nothing left.
+        """
+        check_arrays(arrays, schema)
+        out = {name: to_npy(arrays[name]) for name in sorted(arrays)}
+        size = sum(map(len, out.values()))
+        if size > byte_budget:
+            raise EgressRefusedError(f"{size} bytes exceed the budget of {byte_budget}")
+        self._record(kind, study=study, round=round, size=size, sha256=digest(arrays))
+        return out
+
+    def release_metrics(
+        self,
+        rows: Sequence[EvaluationRow],
+        curves: Sequence[Curve],
+        *,
+        study: Study,
+        round: int,
+        min_patients: int,
+    ) -> tuple[tuple[EvaluationRow, ...], tuple[Curve, ...]]:
+        """Let aggregate results out: of this site, of the study's tasks, of no cohort below ``min_patients``.
+
+        Raises:
+            EgressRefusedError: nothing left; `Code.TOO_FEW` for a small cohort.
+        """
+        for row in rows:
+            self._check_row(row, study, min_patients)
+        shown = {(row.task, row.label, row.modalities) for row in rows if row.value is not None}
+        for curve in curves:
+            self._check_place(curve, study)
+            if (curve.task, curve.label, curve.modalities) not in shown:
+                raise EgressRefusedError("a curve without a released value")
+            if not 1 <= len(curve.x) == len(curve.y) <= MAX_POINTS:
+                raise EgressRefusedError(f"a curve of {len(curve.x)} and {len(curve.y)} points")
+            _check_unit(*curve.x, *curve.y)
+        body = "\n".join(part.model_dump_json() for part in (*rows, *curves)).encode()
+        self._record("evaluate", study=study, round=round, size=len(body), sha256=hashlib.sha256(body).hexdigest())
+        return tuple(rows), tuple(curves)
+
+    def _record(self, kind: str, *, study: Study, round: int, size: int, sha256: str) -> None:
+        self.log.append("egress", f"release-{kind}", study=study.identity, round=round, bytes=size, sha256=sha256)
+
+    def _check_place(self, part: EvaluationRow | Curve, study: Study) -> None:
+        """Site, task, label and modalities are this site's and the study's."""
+        task = study.tasks.get(part.task)
+        if part.site != self._site.name:
+            raise EgressRefusedError("results of another site")
+        if task is None or part.label not in {*task.names, "macro"}:
+            raise EgressRefusedError("a task or label outside the study")
+        named = set(part.modalities.split("+"))
+        if part.modalities not in {"all", "headline"} and not named <= study.modalities.keys():
+            raise EgressRefusedError("modalities outside the study")
+
+    def _check_row(self, row: EvaluationRow, study: Study, min_patients: int) -> None:
+        self._check_place(row, study)
+        if row.role != study.sites[self._site.name].role or not _MODEL.fullmatch(row.model):
+            raise EgressRefusedError("a row with a wrong role or model name")
+        numbers = [number for number in (row.value, row.ci_low, row.ci_high) if number is not None]
+        _check_unit(*numbers)
+        if (row.n is None and (numbers or row.events is not None)) or (row.n is not None and row.n < min_patients):
+            raise EgressRefusedError(f"a cohort below {min_patients} patients", Code.TOO_FEW)
+        if row.events is not None and row.n is not None and not MIN_CELL <= row.events <= row.n - MIN_CELL:
+            raise EgressRefusedError(f"a cell below {MIN_CELL} patients", Code.TOO_FEW)
+        if row.note and not all(_is_note(part, study, row.task) for part in row.note.split("; ")):
+            raise EgressRefusedError("a note that is not in the list")
+
+
+def _check_unit(*values: float) -> None:
+    if not all(0.0 <= value <= 1.0 for value in values):
+        raise EgressRefusedError("a value outside 0 to 1")
+
+
+def _is_note(text: str, study: Study, task: str) -> bool:
+    """Whether a note is one of the known sentences; a mean may name labels of its task."""
+    if mean := _MEAN_NOTE.fullmatch(text):
+        return set(mean[1].split(", ")) <= set(study.tasks[task].names)
+    return any(pattern.fullmatch(text) for pattern in _NOTES)

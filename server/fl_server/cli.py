@@ -1,0 +1,163 @@
+"""``fl-server``: everything that a coordinating centre does.
+
+Exit codes: 0 ok, 2 usage, 10 study file, 13 sites refuse the study, 14 already running, 17 a round missed its quorum,
+18 coordinator or sites not reachable, 19 a committed round does not verify, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fl_shared.commands import Format, emit, run
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.results import Results
+
+app = typer.Typer(
+    help="Run by the coordinating centre: start a coordinator, run studies, read their reports.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+HomeOption = Annotated[Path, typer.Option("--home", help="Coordinator's folder: certificates, database, logs.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
+StudyArgument = Annotated[Path, typer.Argument(help="The study.toml.", exists=True, dir_okay=False)]
+HOME, RUNS = Path("coordinator"), Path("runs")
+
+
+@app.command()
+def up(
+    home: HomeOption = HOME,
+    port: Annotated[int, typer.Option(help="Loopback port of SuperLink (0: a free one).")] = 0,
+    host: Annotated[str, typer.Option(help="Name or address that sites connect to (in the certificate).")] = "127.0.0.1",
+) -> None:
+    """Start SuperLink on loopback and its executor; serve until SIGTERM."""
+    from fl_server import superlink
+
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    place = superlink.Home(path=home.resolve())
+    if place.endpoint.exists() and superlink.is_running(place):
+        raise ConsiliumError(f"a coordinator already runs in {home}", code=ExitCode.ALREADY_RUNNING)
+    with superlink.running(place, host=host, port=port) as processes:
+        console = Console(stderr=True)
+        console.print(f"SuperLink on {place.address()} (loopback, TLS); certificate for the sites: {place.ca}")
+        while not stop.wait(1.0):
+            if any(process.poll() is not None for process in processes):
+                raise ConsiliumError(f"a Flower process ended; see {place.path / 'logs'}", code=ExitCode.FAILED)
+
+
+@app.command()
+def register(
+    site: Annotated[str, typer.Argument(help="Name of the site, as in studies.")],
+    public_key: Annotated[Path, typer.Argument(help="The site's node.pub (fl-client --site NAME key).", exists=True)],
+    home: HomeOption = HOME,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Let the holder of a key take part under a site's name. Compare the fingerprint by voice first."""
+    from fl_server import superlink
+
+    place = superlink.Home(path=home.resolve())
+    new = superlink.register(place, site=site, public_key=public_key)
+    body = {"site": site, "fingerprint": superlink.fingerprint(public_key), "new": new}
+    word = "registered" if new else "was registered already"
+    emit(body, fmt=fmt, text=lambda c: c.print(f"{site} {word}; SHA-256 {body['fingerprint']}", soft_wrap=True))
+
+
+@app.command()
+def status(home: HomeOption = HOME, fmt: FormatOption = Format.TEXT) -> None:
+    """Registered sites, and which are connected now."""
+    from fl_server import superlink
+
+    found = dict(superlink.nodes(superlink.Home(path=home.resolve())))
+    emit({"sites": found}, fmt=fmt, text=lambda c: [c.print(f"{n:24} {s}") for n, s in sorted(found.items())] and None)
+
+
+@app.command(name="run")
+def run_command(
+    study: StudyArgument, home: HomeOption = HOME, runs: RunsOption = RUNS, fmt: FormatOption = Format.TEXT
+) -> None:
+    """Run a study on the connected sites (or continue it after its last committed round), with live progress."""
+    from fl_server import superlink
+    from fl_server.launch import prepare
+    from fl_server.watch import submit_and_wait
+
+    place = superlink.Home(path=home.resolve())
+    place.address()
+    folder = prepare(study, runs=runs)
+    results = submit_and_wait(place, study, folder, console=Console(stderr=True))
+    _show(results, folder, fmt)
+
+
+@app.command()
+def simulate(
+    study: StudyArgument,
+    sites_dir: Annotated[Path, typer.Option(help="Folder of all sites.")] = Path("sites"),
+    runs: RunsOption = RUNS,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Run the same study through Flower's simulation engine, on this machine, without sockets."""
+    from fl_server.launch import prepare
+    from fl_server.simulation import simulate as run_simulation
+
+    folder = prepare(study, runs=runs)
+    _show(run_simulation(study, folder=folder, sites_dir=sites_dir), folder, fmt)
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="An unmodified PTB-XL download; a synthetic cohort when absent.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where sites, coordinator and runs go.")] = Path("demo"),
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Everything on one machine: a site process each, a federated run, external validation, the report."""
+    from fl_server.demo import demonstrate
+
+    results, folder = demonstrate(data, out=out, console=Console(stderr=True))
+    _show(results, folder, fmt)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's folder (runs/NAME).", exists=True, file_okay=False)],
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Write report.html anew from results.json, and print the headline."""
+    from fl_server.checkpoint import RunDirectory
+    from fl_server.report.page import write_report
+
+    results = RunDirectory(folder).read_results()
+    if results is None:
+        raise ConsiliumError(f"{folder} holds no results.json: the run has not finished", code=ExitCode.CHECKPOINT)
+    write_report(results, folder / "report.html")
+    _show(results, folder, fmt)
+
+
+def _show(results: Results, folder: Path, fmt: Format) -> None:
+    from fl_server.report.table import headline_table
+
+    def text(console: Console) -> None:
+        headline_table(results, console)
+        console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}", soft_wrap=True)
+
+    emit(results.model_dump(mode="json", by_alias=True) | {"report": str(folder / "report.html")}, fmt=fmt, text=text)
+
+
+def main() -> None:
+    """Entry point of ``fl-server``."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

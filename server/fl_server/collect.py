@@ -1,0 +1,172 @@
+"""Ask the sites and judge what comes back: every asked site ends with one outcome, in fixed words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fl_server.checkpoint import RunDirectory
+from fl_server.events import Event
+from fl_server.fleet import Answer, Arrived, Fleet, Missing
+from fl_server.validation import Reason
+from fl_shared.errors import ConsiliumError, ExitCode, Fault
+from fl_shared.results import SiteRound
+from fl_shared.study import Study
+from fl_shared.wire import Arrays, Code, Reply, Request, digest
+
+Kind = Literal["hello", "train", "encoders", "evaluate"]
+Log = Callable[[Event], None]
+Check = Callable[[str, Reply, Arrays], Reason | None]
+"""Judges one site's ok reply and arrays: the reason to reject it, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """What every step needs. ``initial`` is the whole model of round 0."""
+
+    study: Study
+    identity: str
+    fleet: Fleet
+    run: RunDirectory
+    log: Log
+    initial: Arrays
+    initial_digest: str
+
+    def request(self, kind: Kind, arrays: Arrays, *, round_number: int = 0) -> Request:
+        """A request of this study; ``arrays`` are what travels with it."""
+        return Request(
+            kind=kind,
+            study=self.identity,
+            round=round_number,
+            base=digest(arrays),
+            initial=self.initial_digest,
+        )
+
+    def shared(self, model: Arrays) -> Arrays:
+        """The parameters of the groups that travel every round, in name order."""
+        groups = self.study.shared_groups
+        return {name: model[name] for name in sorted(model) if name.split(".", 1)[0] in groups}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What came back in one phase: every asked site's outcome, the accepted answers, epsilon as far as reported."""
+
+    outcomes: Mapping[str, SiteRound]
+    accepted: Mapping[str, Answer]
+    epsilon: Mapping[str, float]
+
+
+def greet(life: Life, *, fresh: bool) -> None:
+    """Say hello to every site.
+
+    A fresh study begins only when no site refuses it: approving is cheap, a missing hospital is not. A resumed one
+    goes on while the quorum holds, since a site may withdraw. Absent sites stay in the plan and are asked every round.
+
+    Raises:
+        ConsiliumError: a site refuses a fresh study (NOT_APPROVED); fewer training sites than the quorum (UNREACHABLE).
+    """
+    study = life.study
+    life.log(Event(kind="phase", status="hello"))
+    answers = life.fleet.hello(
+        tuple(sorted(study.sites)),
+        life.request("hello", {}),
+        deadline=study.rounds.deadline,
+        arrived=_arrived(life),
+    )
+    outcomes = {site: _greeting(answers.get(site), site=site, study=study) for site in sorted(study.sites)}
+    for site, outcome in outcomes.items():
+        life.log(Event(kind="site", site=site, status=outcome.status, reason=outcome.reason))
+    refusals = {site: outcome for site, outcome in outcomes.items() if outcome.status == "rejected"}
+    if fresh and refusals:
+        raise ConsiliumError(
+            f"Study '{study.name}' was not started: {len(refusals)} site(s) refuse it",
+            code=ExitCode.NOT_APPROVED,
+            faults=faults(life, refusals, mend="Have the site approve this study (fl-client approve), then run again"),
+        )
+    ready = [site for site in study.train_sites if outcomes[site].status == "accepted"]
+    if len(ready) < study.rounds.quorum:
+        raise ConsiliumError(
+            f"{len(ready)} training site(s) are there, {study.rounds.quorum} are needed (rounds.quorum)",
+            code=ExitCode.UNREACHABLE,
+            faults=faults(life, outcomes, mend="Start or mend the client there, then run again"),
+        )
+
+
+def _greeting(answer: Answer | Missing | None, *, site: str, study: Study) -> SiteRound:
+    """``rejected`` is a refusal that a person must mend; ``failed`` and ``absent`` may pass by themselves."""
+    if answer is None or isinstance(answer, Missing):
+        return SiteRound(status="absent", reason=answer.reason if answer else "no-reply")
+    reply, _ = answer
+    if reply.site != site:
+        return SiteRound(status="rejected", reason=Reason.OTHER_SITE)
+    if reply.status == "failed":
+        return SiteRound(status="failed", reason=_code(reply))
+    if reply.status == "refused":
+        return SiteRound(status="rejected", reason=_code(reply))
+    if not reply.approved:
+        return SiteRound(status="rejected", reason=Code.NOT_APPROVED)
+    if reply.role != study.sites[site].role:
+        return SiteRound(status="rejected", reason=Code.WRONG_ROLE)
+    return SiteRound(status="accepted")
+
+
+def ask(
+    life: Life,
+    kind: Kind,
+    sites: Iterable[str],
+    arrays: Arrays,
+    *,
+    round_number: int,
+    check: Check,
+) -> Answers:
+    """Ask the sites and judge every answer; each site ends with one outcome."""
+    names, rounds = tuple(sites), life.study.training.rounds
+    life.log(Event(kind="phase", status=kind, round=round_number, rounds=rounds))
+    for site in names:
+        life.log(Event(kind="site", site=site, status="asked"))
+    request = life.request(kind, arrays, round_number=round_number)
+    answers = life.fleet.ask(
+        {site: (request, arrays) for site in names}, deadline=life.study.rounds.deadline, arrived=_arrived(life)
+    )
+    outcomes, accepted, epsilon = {}, {}, {}
+    for site in names:
+        answer = answers.get(site, Missing(reason="no-reply"))
+        outcomes[site] = outcome = _outcome(answer, site=site, check=check)
+        if not isinstance(answer, Missing):
+            if outcome.status == "accepted":
+                accepted[site] = answer
+            if answer[0].site == site and answer[0].epsilon is not None:
+                epsilon[site] = max(0.0, answer[0].epsilon)
+        life.log(Event(kind="site", site=site, status=outcome.status, reason=outcome.reason, epsilon=epsilon.get(site)))
+    return Answers(outcomes=outcomes, accepted=accepted, epsilon=epsilon)
+
+
+def faults(life: Life, outcomes: Mapping[str, SiteRound], *, mend: str) -> list[Fault]:
+    """One fault a site that was not accepted."""
+    return [
+        Fault(file=life.study.name, key=f"sites.{site}", value=outcome.status, problem=outcome.reason, mend=f"{mend}.")
+        for site, outcome in outcomes.items()
+        if outcome.status != "accepted"
+    ]
+
+
+def _outcome(answer: Answer | Missing, *, site: str, check: Check) -> SiteRound:
+    if isinstance(answer, Missing):
+        return SiteRound(status="absent", reason=answer.reason)
+    reply, arrays = answer
+    if reply.site != site:
+        return SiteRound(status="rejected", reason=Reason.OTHER_SITE)
+    if reply.status != "ok":
+        return SiteRound(status="failed", reason=_code(reply))
+    reason = check(site, reply, arrays)
+    return SiteRound(status="rejected", reason=reason) if reason else SiteRound(status="accepted")
+
+
+def _code(reply: Reply) -> str:
+    return reply.code or f"{reply.status}-without-code"
+
+
+def _arrived(life: Life) -> Arrived:
+    return lambda site: life.log(Event(kind="site", site=site, status="answered"))

@@ -1,0 +1,142 @@
+"""The whole way on one machine, with real processes: coordinator, one ``fl-client`` a site, run, judgement, report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from fl_client.approval import approve
+from fl_client.keys import ensure_key
+from fl_client.training.cluster import shared_ray
+from fl_server import superlink
+from fl_server.launch import prepare
+from fl_server.watch import submit_and_wait
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.results import Results
+from fl_shared.site import load_site
+from fl_shared.study import load_study
+from fl_sites.importers.ptb_xl import import_ptb_xl
+from fl_sites.synthetic.cohort import synthesize
+
+JOIN_SECONDS = 180.0
+SYNTHETIC_SITES, SYNTHETIC_PATIENTS = ["aachen", "bern", "chengdu", "nanjing"], 150
+
+
+def demonstrate(data: Path | None, *, out: Path, console: Console) -> tuple[Results, Path]:
+    """Make the sites (from an unmodified PTB-XL download, or synthetic ones) and run their study.
+
+    Args:
+        data: folder of the download; None for the synthetic cohort.
+        out: everything goes here; an earlier demonstration in it is replaced.
+        console: where progress is told.
+
+    Raises:
+        ConsiliumError: the download is incomplete, ``out`` holds something else, or what ended the run.
+    """
+    out = out.resolve()
+    _clear(out)
+    sites = out / "sites"
+    if data is None:
+        console.print("synthesising four hospitals (synthetic data, three train, one judges)")
+        study = synthesize(sites, sites=SYNTHETIC_SITES, patients=SYNTHETIC_PATIENTS, seed=0).study
+    else:
+        console.print(f"importing {data}")
+        study = import_ptb_xl(data, sites).study
+    return run_demo(study, sites_dir=sites, out=out, console=console)
+
+
+def _clear(out: Path) -> None:
+    """Empty the folder of an earlier demonstration; refuse any other folder."""
+    marker = out / ".consilium-demo"
+    if out.exists() and any(out.iterdir()):
+        if not marker.exists():
+            raise ConsiliumError(f"{out} is not empty and no demonstration. Choose another --out.", code=ExitCode.USAGE)
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def run_demo(study_path: Path, *, sites_dir: Path, out: Path, console: Console) -> tuple[Results, Path]:
+    """Run a study over real processes on this machine.
+
+    Args:
+        study_path: the study; every site that it names is a folder of ``sites_dir``. It is approved at each of them.
+        sites_dir: site folders.
+        out: ``coordinator/`` and ``runs/`` go here.
+        console: where progress is told (stderr).
+
+    Returns:
+        The results, and the folder of the run.
+    """
+    study = load_study(study_path)
+    home = superlink.Home(path=out / "coordinator")
+    with contextlib.ExitStack() as stack:
+        console.print("starting SuperLink and a Ray that the sites of this demonstration share")
+        stack.enter_context(superlink.running(home))
+        ray_environment = stack.enter_context(shared_ray(out / "ray", cpus=len(study.sites)))
+        clients = {}
+        for name in sorted(study.sites):
+            site = load_site(sites_dir / name)
+            approve(site, study_path)
+            superlink.register(home, site=name, public_key=ensure_key(site)[1])
+            clients[name] = stack.enter_context(
+                client(name, sites_dir=sites_dir, home=home, extra=ray_environment, log=out / "logs")
+            )
+        folder = prepare(study_path, runs=out / "runs")
+        await_online(home, clients, console=console)
+        results = submit_and_wait(home, study_path, folder, console=console)
+    return results, folder
+
+
+@contextlib.contextmanager
+def client(
+    name: str, *, sites_dir: Path, home: superlink.Home, extra: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """One ``fl-client --site NAME`` process; ended on leaving."""
+    log.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "fl_client.cli", "--site", name, "--sites-dir", str(sites_dir),
+               "--superlink", home.address(), "--root-certificates", str(home.ca)]  # fmt: skip
+    if address := extra.get("CONSILIUM_RAY_ADDRESS"):
+        command += ["--ray-address", address]
+    with (log / f"{name}.log").open("ab") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | extra, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        superlink.stop(process)
+
+
+def await_online(
+    home: superlink.Home, clients: Mapping[str, subprocess.Popen[bytes]], *, console: Console
+) -> None:
+    """Wait until every site is connected.
+
+    Raises:
+        ConsiliumError: a client ended, or did not connect in time; its log is named.
+    """
+    end = time.monotonic() + JOIN_SECONDS
+    with console.status("sites join") as status:
+        while missing := _offline(home, list(clients)):
+            ended = [n for n in missing if clients[n].poll() is not None]
+            if ended or time.monotonic() > end:
+                raise ConsiliumError(
+                    f"site(s) {', '.join(ended or missing)} did not join; see the logs in {home.path.parent / 'logs'}",
+                    code=ExitCode.UNREACHABLE,
+                )
+            status.update(f"waiting for {', '.join(missing)}")
+            time.sleep(0.5)
+
+
+def _offline(home: superlink.Home, names: Sequence[str]) -> list[str]:
+    state = superlink.nodes(home)
+    return [name for name in names if state.get(name) != "online"]

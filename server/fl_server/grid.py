@@ -1,0 +1,124 @@
+"""The fleet over Flower's Grid: sites are named by the register of node keys, never by what a reply claims."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import cast
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from pydantic import ValidationError
+
+from fl_server.fleet import Answer, Missing, Question
+from fl_shared.wire import Arrays, Reply, Request, from_npy, to_npy
+
+POLL = 0.2  # seconds between questions to SuperLink; Flower's own Grid waits 3
+TYPES = {"hello": "query", "train": "train", "encoders": "query", "evaluate": "evaluate"}
+REASONS = {
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "server-code-refused",
+    ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "clientapp-error",
+    ErrorCode.MESSAGE_UNAVAILABLE: "reply-incomplete",
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "reply-incomplete",
+    ErrorCode.NODE_UNAVAILABLE: "node-gone",
+    ErrorCode.CLIENT_APP_CRASHED: "clientapp-killed",
+}
+"""Flower's error codes in words; its error texts come from the site and are dropped unread."""
+
+
+class GridFleet:
+    """`fl_server.fleet.Fleet` over a Flower Grid.
+
+    Args:
+        grid: Flower's Grid (deployment or simulation).
+        names: node id -> site where the Grid itself knows no names (simulation).
+    """
+
+    def __init__(self, grid: Grid, *, names: Mapping[int, str] | None = None) -> None:
+        self._grid = grid
+        self._names = names
+
+    def _online(self) -> dict[str, int]:
+        """Connected sites -> node id."""
+        if self._names is not None:
+            return {self._names[node]: node for node in self._grid.get_node_ids() if node in self._names}
+        nodes = cast("list[NodeInfo]", self._grid.get_nodes())  # type: ignore[attr-defined]
+        return {node.name: node.node_id for node in nodes if node.name}
+
+    def hello(self, sites: Collection[str], request: Request, *, deadline: float) -> Mapping[str, Answer | Missing]:
+        """See `Fleet.hello`."""
+        end = time.monotonic() + deadline
+        found: dict[str, Answer | Missing] = {}
+        pending: dict[str, str] = {}
+        while (waiting := [s for s in sites if s not in found]) and time.monotonic() < end:
+            online = self._online()
+            ready = {s: online[s] for s in waiting if s in online and s not in pending.values()}
+            pending |= self._push({s: (request, {}) for s in ready}, ready)
+            found |= self._pull(pending)
+            if len(found) < len(sites):
+                time.sleep(POLL)
+        asked = set(pending.values())
+        return found | {
+            s: Missing(reason="no-reply" if s in asked else "not-connected") for s in sites if s not in found
+        }
+
+    def ask(self, questions: Mapping[str, Question], *, deadline: float) -> Mapping[str, Answer | Missing]:
+        """See `Fleet.ask`."""
+        end = time.monotonic() + deadline
+        online = self._online()
+        found: dict[str, Answer | Missing] = {s: Missing(reason="not-connected") for s in questions if s not in online}
+        pending = self._push({s: q for s, q in questions.items() if s in online}, online)
+        while pending and time.monotonic() < end:
+            found |= self._pull(pending)
+            if pending:
+                time.sleep(POLL)
+        return found | {site: Missing(reason="no-reply") for site in pending.values()}
+
+    def _push(self, questions: Mapping[str, Question], nodes: Mapping[str, int]) -> dict[str, str]:
+        """Send; message id -> site. Arrays that several sites get are encoded once."""
+        if not questions:
+            return {}
+        records: dict[int, ArrayRecord] = {}
+        messages = []
+        for site, (request, arrays) in questions.items():
+            if id(arrays) not in records:
+                records[id(arrays)] = _pack(arrays)
+            record = records[id(arrays)]
+            body = ConfigRecord({"json": request.model_dump_json()})
+            content = RecordDict({"request": body, "arrays": record})
+            messages.append(Message(content, nodes[site], TYPES[request.kind], group_id=str(request.round)))
+        ids = list(self._grid.push_messages(messages))
+        return {key: site for key, site in zip(ids, questions, strict=True) if key}
+
+    def _pull(self, pending: dict[str, str]) -> dict[str, Answer | Missing]:
+        """Collect what has come; each site's first answer counts and leaves ``pending``."""
+        if not pending:
+            return {}
+        answers: dict[str, Answer | Missing] = {}
+        for message in self._grid.pull_messages(list(pending)):
+            site = pending.pop(message.metadata.reply_to_message_id, None)
+            if site is not None:
+                answers[site] = _read(message)
+        return answers
+
+
+def _pack(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord(
+        {
+            name: Array(dtype=str(a.dtype), shape=tuple(a.shape), stype="numpy.ndarray", data=to_npy(a))
+            for name, a in arrays.items()
+        }
+    )
+
+
+def _read(message: Message) -> Answer | Missing:
+    if message.has_error():
+        return Missing(reason=REASONS.get(message.error.code, "flower-error"))
+    try:
+        reply = Reply.model_validate_json(str(message.content["reply"]["json"]))
+        arrays = {name: from_npy(array.data) for name, array in message.content.array_records["arrays"].items()}
+    except (ValidationError, ValueError, KeyError, TypeError):
+        return Missing(reason="unreadable-reply")
+    return reply, arrays

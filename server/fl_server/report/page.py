@@ -1,0 +1,163 @@
+"""The report as one offline HTML file that a clinician can read, print and keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fl_server.report import figures, view
+from fl_server.report.metric_table import MetricGroup, metric_groups
+from fl_shared.results import Curve, EvaluationRow, Results, RoundResult
+
+MAX_ROUNDS_SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An inline SVG with the words that stand for it."""
+
+    svg: Markup
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityRow:
+    """One set of inputs: its AUROC at each site."""
+
+    name: str
+    leaky: bool
+    headline: bool
+    cells: tuple[EvaluationRow | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskView:
+    """All that the report shows of one task."""
+
+    name: str
+    labels: tuple[str, ...]
+    headline_labels: tuple[str, ...]
+    headline: tuple[EvaluationRow, ...]
+    forest: Picture | None
+    curves: tuple[Picture, ...]
+    columns: tuple[tuple[str, str], ...]  # site and model
+    modalities: tuple[ModalityRow, ...]
+    groups: tuple[MetricGroup, ...]
+    notes: tuple[str, ...]
+
+    def of_role(self, role: str) -> list[EvaluationRow]:
+        """Headline rows of the external (``external``) or the training (``train``) sites."""
+        return [row for row in self.headline if row.role == role]
+
+
+def write_report(results: Results, path: Path) -> None:
+    """Write the report of a run to ``path``; it needs no network, no script and no other file."""
+    environment = Environment(
+        loader=PackageLoader("fl_server.report", package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    models = {row.model for row in results.evaluation}
+    page = environment.get_template("template.html.j2").render(
+        results=results,
+        view=view,
+        order=view.site_order(results),
+        tasks=[_task(results, name, index, several=len(models) > 1) for index, name in enumerate(results.study.tasks)],
+        models=sorted(models),
+        rounds=_shown(results.rounds),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def _task(results: Results, name: str, index: int, *, several: bool) -> TaskView:
+    headline = view.headline_rows(results, name)
+    rows = [row for row in results.evaluation if row.task == name]
+    groups = metric_groups(results, name)
+    columns = tuple((group.site, group.model) for group in groups)
+    return TaskView(
+        name=name,
+        labels=results.study.tasks[name],
+        headline_labels=results.study.headline.get(name) or results.study.tasks[name],
+        headline=tuple(headline),
+        forest=_forest(results, headline, index, several=several) if headline else None,
+        curves=tuple(_curves(results, name, index)),
+        columns=columns,
+        modalities=tuple(
+            _modality(results, rows, name, modalities, columns) for modalities in view.modality_sets(results, name)
+        ),
+        groups=tuple(groups),
+        notes=tuple(dict.fromkeys(note for g in groups for p in g.parts for line in p.lines for note in line.notes)),
+    )
+
+
+def _modality(
+    results: Results, rows: Sequence[EvaluationRow], task: str, modalities: str, columns: Sequence[tuple[str, str]]
+) -> ModalityRow:
+    wanted = {"label": view.headline_label(results, task), "metric": view.HEADLINE_METRIC, "modalities": modalities}
+    return ModalityRow(
+        name=view.modality_name(results, modalities),
+        leaky=view.is_leaky(results, modalities),
+        headline=modalities == view.headline_modalities(results),
+        cells=tuple(view.find(rows, site=site, model=model, **wanted) for site, model in columns),
+    )
+
+
+def _forest(results: Results, rows: Sequence[EvaluationRow], index: int, *, several: bool) -> Picture:
+    said = "; ".join(f"{row.site} ({view.ROLE_NAMES[row.role]}) {view.estimate(row)}" for row in rows)
+    svg = figures.forest(rows, _looks(results), several_models=several, key=f"forest{index}")
+    return Picture(
+        svg=Markup(svg),
+        alt=f"AUROC with 95 % interval at each site: {said}.",
+        caption="Each mark is one site's own estimate on patients that the model never saw; the line is its 95 % "
+        "interval. Diamonds: hospitals that never trained. Circles: held-out patients of training hospitals.",
+    )
+
+
+def _curves(results: Results, task: str, index: int) -> list[Picture]:
+    """A picture a label that has curves, in the order of the task's labels; headline inputs only."""
+    place = {name: at for at, name in enumerate(view.site_order(results))}
+    wanted = view.headline_modalities(results)
+    found: dict[str, list[Curve]] = {label: [] for label in results.study.tasks[task] or ("",)}
+    for curve in results.curves:
+        if curve.task == task and curve.modalities == wanted and curve.site in place:
+            found.setdefault(curve.label, []).append(curve)
+    pictures = []
+    for at, (label, curves) in enumerate(found.items()):
+        if not curves:
+            continue
+        curves.sort(key=lambda curve: place[curve.site])
+        svg = figures.curves(curves, _looks(results), key=f"curves{index}-{at}")
+        sites = ", ".join(dict.fromkeys(curve.site for curve in curves))
+        named = f"{task}, {label}" if label else task
+        pictures.append(
+            Picture(
+                svg=Markup(svg),
+                alt=f"ROC, precision-recall and calibration curves of {named} at {sites}. "
+                "The numbers are in the table of all metrics.",
+                caption=label or task,
+            )
+        )
+    return pictures
+
+
+def _looks(results: Results) -> dict[str, figures.Look]:
+    external = frozenset(name for name, site in results.sites.items() if site.role == "external")
+    return figures.looks(view.site_order(results), external)
+
+
+def _shown(rounds: Sequence[RoundResult]) -> list[RoundResult]:
+    """All rounds, or of a very long run the last ones and those in which something went wrong."""
+    last = len(rounds) - MAX_ROUNDS_SHOWN
+    return [
+        entry
+        for index, entry in enumerate(rounds)
+        if index >= last or entry.outcome == "failed" or any(site.status != "accepted" for site in entry.sites.values())
+    ]

@@ -1,0 +1,1 @@
+"""Encoders, fusions, heads and systems, by name."""

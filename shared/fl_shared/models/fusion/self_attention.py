@@ -1,0 +1,81 @@
+"""Masked self-attention over the tokens of all modalities.
+
+Pre-norm transformer layers (Vaswani et al. 2017; Xiong et al. 2020) written as Linear + scaled_dot_product_attention
+and read out by one learned query, as in M-PRTM's fusion; an absent modality is masked as a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput
+from fl_shared.models.registry import FUSIONS
+from fl_shared.study import ModelPlan
+
+
+class AttentionLayer(nn.Module):
+    """x (B, T, d) -> the first ``rows`` tokens after one layer."""
+
+    def __init__(self, *, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # softmax ignores a key's bias: no gradient could reach it
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, 4 * width)
+        self.outer = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor, rows: int) -> Tensor:
+        """Attend to the valid tokens; mask (B, T)."""
+        h = self.norm1(x)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self._project(h, rows))
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        x = x[:, :rows] + self.dropout(self.out(h.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+
+    def _project(self, h: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+        return self.query(h[:, :rows]), self.key(h), self.value(h)
+
+
+class SelfAttentionFusion(Fusion):
+    """Readout token + tokens of the present modalities -> fused (B, d)."""
+
+    needs = frozenset({"tokens"})
+    native_missing = True
+
+    def __init__(self, *, modalities: Sequence[str], width: int, depth: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.out_features = width
+        self.marks = nn.Embedding(1 + len(modalities), width)  # 0: the readout token; then one a modality
+        self.layers = nn.ModuleList(AttentionLayer(width=width, heads=heads, dropout=dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
+        """The last layer computes only the readout row, which is all that is read."""
+        first = present[self.modalities[0]]
+        ids = torch.arange(1 + len(self.modalities), device=first.device).expand(len(first), -1).contiguous()
+        readout, *marks = self.marks(ids).split(1, dim=1)
+        tokens = [outputs[m].tokens + mark for m, mark in zip(self.modalities, marks, strict=True)]
+        masks = [outputs[m].token_mask & present[m][:, None] for m in self.modalities]
+        x = torch.cat([readout, *tokens], dim=1)
+        mask = torch.cat([torch.ones_like(first)[:, None], *masks], dim=1)
+        for layer in self.layers[:-1]:
+            x = layer(x, mask, x.shape[1])
+        return FusionOutput(fused=self.norm(self.layers[-1](x, mask, 1))[:, 0])
+
+
+@FUSIONS.register("self_attention", source="Vaswani et al. 2017; M-PRTM", native_missing=True)
+def build(modalities: Sequence[str], model: ModelPlan) -> SelfAttentionFusion:
+    """The fusion of the study's modalities."""
+    return SelfAttentionFusion(
+        modalities=modalities, width=model.width, depth=model.depth, heads=model.heads, dropout=model.dropout
+    )

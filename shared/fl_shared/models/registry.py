@@ -1,0 +1,84 @@
+"""What can be built, by name: encoders, fusions, heads and systems, each with where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from torch import nn
+
+from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
+from fl_shared.models.interface import Fusion, StagedEncoder
+from fl_shared.study import ModalityPlan, ModelPlan, Study, TaskPlan
+
+if TYPE_CHECKING:
+    from fl_shared.models.systems.attention import MultimodalModel
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Generic[Builder]):
+    """One thing that can be built.
+
+    kind: modality kind of an encoder, task type of a head, else ``""``; source: paper or section it follows;
+    dp: per-patient gradients are exact under ghost clipping; native_missing: handles an absent modality itself.
+    """
+
+    name: str
+    kind: str
+    source: str
+    dp: bool
+    native_missing: bool
+    build: Builder
+
+
+class Registry(Generic[Builder]):
+    """Entries of one sort, by name."""
+
+    def __init__(self, sort: str) -> None:
+        self.sort = sort
+        self._entries: dict[str, Entry[Builder]] = {}
+
+    def __iter__(self) -> Iterator[Entry[Builder]]:
+        return iter(self._entries.values())
+
+    def register(
+        self, name: str, *, source: str, kind: str = "", dp: bool = True, native_missing: bool = False
+    ) -> Callable[[Builder], Builder]:
+        """Decorator: enter a builder under a name."""
+
+        def enter(build: Builder) -> Builder:
+            if name in self._entries:
+                raise ValueError(f"{self.sort} '{name}' is registered twice")
+            self._entries[name] = Entry(
+                name=name, kind=kind, source=source, dp=dp, native_missing=native_missing, build=build
+            )
+            return build
+
+        return enter
+
+    def get(self, name: str, *, key: str, kind: str = "") -> Entry[Builder]:
+        """The entry of a name (and kind, if given) that stands at ``key`` of the study.
+
+        Raises:
+            ConsiliumError: no such entry (exit code 10); the nearest known name is given.
+        """
+        known = {e.name: e for e in self if kind in ("", e.kind)}
+        if name in known:
+            return known[name]
+        of_kind = f" for kind '{kind}'" if kind else ""
+        mend = nearest(name, known) if known else f"None is installed{of_kind}."
+        problem = f"no {self.sort} of this name{of_kind}"
+        fault = Fault(file="study.toml", key=key, value=name, problem=problem, mend=mend)
+        raise ConsiliumError("the model cannot be built", code=ExitCode.STUDY, faults=[fault])
+
+
+ENCODERS: Registry[Callable[[ModalityPlan, ModelPlan, Path | None], StagedEncoder]] = Registry("encoder")
+FUSIONS: Registry[Callable[[Sequence[str], ModelPlan], Fusion]] = Registry("fusion")
+HEADS: Registry[Callable[[TaskPlan, int], nn.Module]] = Registry("head")
+SYSTEMS: Registry[Callable[[Study, Mapping[str, Path]], MultimodalModel]] = Registry("system")
+
+DEFAULT_ENCODERS = {"waveform": "ecg_resnet", "table": "ehr_mlp", "text": "text_bert"}

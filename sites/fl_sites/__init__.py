@@ -1,0 +1,1 @@
+"""Site folders: importers of public data sets, and a synthetic cohort in real file formats."""

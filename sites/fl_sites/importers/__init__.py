@@ -1,0 +1,1 @@
+"""Importers: a user's own download of a public data set becomes site folders."""

@@ -1,0 +1,1 @@
+"""A synthetic cohort in real file formats, for demonstrations and tests; labelled synthetic wherever it appears."""

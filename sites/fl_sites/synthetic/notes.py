@@ -1,0 +1,95 @@
+"""Short admission notes in German, Chinese or English: symptoms and drugs, never an outcome.
+
+At most 250 bytes of UTF-8, so that a byte-level reader of 256 tokens sees all of it. Every note says that it is
+synthetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Phrases:
+    """A language's phrases; graded ones from mild to severe."""
+
+    header: str
+    dyspnoea: tuple[str, str, str, str]
+    oedema: tuple[str, str]
+    drugs: tuple[str, str, str, str]
+    palpitations: tuple[str, str, str]
+    joint: str = " "
+
+
+_PHRASES = {
+    "de": _Phrases(
+        header="SYNTHETISCH. Aufnahmebefund.",
+        dyspnoea=(
+            "Keine Atemnot.",
+            "Atemnot bei starker Belastung.",
+            "Atemnot beim Treppensteigen.",
+            "Atemnot in Ruhe, Orthopnoe.",
+        ),
+        oedema=("Keine Ödeme.", "Unterschenkelödeme beidseits."),
+        drugs=(
+            "Ramipril 2,5 mg.",
+            "Ramipril 5 mg, Bisoprolol 2,5 mg.",
+            "Bisoprolol 5 mg, Torasemid 10 mg.",
+            "Torasemid 40 mg, Spironolacton 25 mg.",
+        ),
+        palpitations=("Kein Herzstolpern.", "Gelegentlich Herzstolpern.", "Häufig Herzrasen. Amiodaron 200 mg."),
+    ),
+    "zh": _Phrases(
+        header="合成数据。入院记录。",
+        dyspnoea=("无气促。", "剧烈活动后气促。", "上楼时气促。", "静息气促，端坐呼吸。"),
+        oedema=("无水肿。", "双下肢水肿。"),
+        drugs=(
+            "雷米普利2.5mg。",
+            "雷米普利5mg，比索洛尔2.5mg。",
+            "比索洛尔5mg，托拉塞米10mg。",
+            "托拉塞米40mg，螺内酯25mg。",
+        ),
+        palpitations=("无心悸。", "偶有心悸。", "频发心悸，胺碘酮200mg。"),
+        joint="",
+    ),
+    "en": _Phrases(
+        header="SYNTHETIC. Admission note.",
+        dyspnoea=(
+            "No dyspnoea.",
+            "Dyspnoea on strenuous exertion.",
+            "Dyspnoea on climbing stairs.",
+            "Dyspnoea at rest, orthopnoea.",
+        ),
+        oedema=("No oedema.", "Bilateral ankle oedema."),
+        drugs=(
+            "Ramipril 2.5 mg.",
+            "Ramipril 5 mg, bisoprolol 2.5 mg.",
+            "Bisoprolol 5 mg, torasemide 10 mg.",
+            "Torasemide 40 mg, spironolactone 25 mg.",
+        ),
+        palpitations=(
+            "No palpitations.",
+            "Occasional palpitations.",
+            "Frequent palpitations. Amiodarone 200 mg.",
+        ),
+    ),
+}
+
+
+def draw_note(rng: np.random.Generator, *, language: str, severity: float, rhythm: float) -> str:
+    """A note whose grades follow the latent state with noise."""
+    phrases = _PHRASES[language]
+
+    def grade(value: float, *cuts: float) -> int:
+        return int(np.searchsorted(cuts, value + rng.normal(0, 0.5)))
+
+    sentences = (
+        phrases.header,
+        phrases.dyspnoea[grade(severity, -0.5, 0.4, 1.3)],
+        phrases.oedema[grade(severity, 0.7)],
+        phrases.drugs[grade(severity, -0.5, 0.4, 1.3)],
+        phrases.palpitations[grade(rhythm, 0.3, 1.2)],
+    )
+    return phrases.joint.join(sentences)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fl_server.validation import Reason, validate, validate_evaluation
+from fl_shared.results import Curve
+from fl_shared.wire import Reply
+
+BASE = {"fusion.a": np.zeros((2, 2), np.float32), "heads.n": np.zeros(1, np.int64)}
+
+
+def judge(study, update, **options):
+    return validate(update, base=BASE, study=study, site=options.pop("site", "basel"), **options)
+
+
+def test_unchanged_and_moderate_updates_pass(make_study):
+    assert judge(make_study(), BASE) is None
+    assert judge(make_study(), {**BASE, "fusion.a": np.full((2, 2), 49.9, np.float32)}) is None  # norm 99.8
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"fusion.a": None}, Reason.MISSING_ARRAYS),
+        ({"fusion.extra": np.zeros(1, np.float32)}, Reason.UNKNOWN_ARRAYS),
+        ({"fusion.a": np.zeros(4, np.float32)}, Reason.SHAPE),
+        ({"fusion.a": np.zeros((2, 2), np.float64)}, Reason.DTYPE),
+        ({"fusion.a": np.full((2, 2), np.nan, np.float32)}, Reason.NOT_FINITE),
+        ({"fusion.a": np.full((2, 2), -np.inf, np.float32)}, Reason.NOT_FINITE),
+        ({"fusion.a": np.full((2, 2), 50.1, np.float32)}, Reason.NORM),
+        ({"fusion.a": np.full((2, 2), 3e38, np.float32)}, Reason.NORM),
+        ({"heads.n": np.array([2**62])}, Reason.NORM),
+    ],
+)
+def test_each_defect_has_its_reason(make_study, change, reason):
+    update = {name: array for name, array in {**BASE, **change}.items() if array is not None}
+    assert judge(make_study(), update) == reason
+
+
+def test_norm_is_of_the_whole_update_and_grows_with_rounds(make_study):
+    update = {"fusion.a": np.full((2, 2), 40, np.float32), "heads.n": np.array([80])}
+    assert judge(make_study(), update) == Reason.NORM  # sqrt(80^2 + 80^2) = 113.1
+    assert judge(make_study(), update, rounds=2) is None
+
+
+def test_external_and_unknown_sites_may_not_train(make_study):
+    assert judge(make_study(), BASE, site="davos") == Reason.ROLE
+    assert judge(make_study(), BASE, site="elsewhere") == Reason.ROLE
+
+
+def reply(make_fleet, study, **changes):
+    row = make_fleet(study)._rows("basel")[0]
+    return Reply(status="ok", site="basel", evaluation=(row.model_copy(update=changes),))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"value": None, "ci_low": None, "ci_high": None, "n": None, "note": "fewer than 10 patients"}, None),
+        ({"site": "chur"}, Reason.OTHER_SITE),
+        ({"role": "external"}, Reason.OTHER_SITE),
+        ({"task": "death"}, Reason.UNKNOWN_ROWS),
+        ({"label": "stroke"}, Reason.UNKNOWN_ROWS),
+        ({"modalities": "ecg+mri"}, Reason.UNKNOWN_ROWS),
+        ({"value": 1.5}, Reason.UNKNOWN_ROWS),
+        ({"note": "x" * 200}, Reason.UNKNOWN_ROWS),
+        ({"model": "a\nb"}, Reason.UNKNOWN_ROWS),
+        ({"n": 9}, Reason.TOO_FEW),
+        ({"n": None}, Reason.TOO_FEW),
+    ],
+)
+def test_rows_speak_for_their_own_site_about_the_study(make_study, make_fleet, change, reason):
+    study = make_study()
+    assert validate_evaluation(reply(make_fleet, study, **change), {}, study=study, site="basel") == reason
+
+
+def test_repeated_rows_foreign_curves_and_stray_arrays(make_study, make_fleet):
+    study = make_study()
+    good = reply(make_fleet, study)
+    twice = good.model_copy(update={"evaluation": good.evaluation * 2})
+    assert validate_evaluation(twice, {}, study=study, site="basel") == Reason.REPEATED_ROWS
+    curve = Curve(site="chur", task="mace", label="", modalities="all", kind="roc", x=(0.0, 1.0), y=(0.0, 1.0))
+    foreign = good.model_copy(update={"curves": (curve,)})
+    assert validate_evaluation(foreign, {}, study=study, site="basel") == Reason.OTHER_SITE
+    assert validate_evaluation(good, BASE, study=study, site="basel") == Reason.UNEXPECTED_ARRAYS

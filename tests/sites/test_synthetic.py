@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import wfdb
+from sklearn.metrics import roc_auc_score
+
+from fl_shared.concepts import concept, convert
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.site import load_site
+from fl_shared.study import is_held_out, load_study
+from fl_sites.synthetic.cohort import EVALUATION, synthesize
+from fl_sites.synthetic.ecg import draw_ecg, write_ecg
+from fl_sites.synthetic.hospitals import HOSPITALS, Hospital
+from fl_sites.synthetic.notes import draw_note
+
+SITES = ("berlin", "nanjing", "london")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthesize(folder, sites=SITES, patients=60, seed=7)
+    return folder
+
+
+def samples(out: Path, name: str) -> pd.DataFrame:
+    ids = {"patient_id": str, "sample_id": str}
+    return pd.read_csv(out / name / "samples.csv", encoding=load_site(out / name).encoding, dtype=ids)
+
+
+def truth(out: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(out / "truth" / f"{name}.csv", dtype={"patient_id": str, "sample_id": str})
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_files_read_back(out, name):
+    site, table = load_site(out / name), samples(out, name)
+    assert site.synthetic and "synthetic" in site.title
+    assert table["patient_id"].nunique() == 60 and table["patient_id"].str.len().eq(6).all()
+    assert not table["sample_id"].duplicated().any()
+    assert table.groupby("patient_id").size().max() in {2, 3}
+    for path in table["ecg_path"].dropna():
+        record = wfdb.rdrecord(str((out / name / path).with_suffix("")), physical=False)
+        assert (record.fs, record.sig_len, record.n_sig, record.comments) == (100, 1000, 12, ["synthetic"])
+        assert record.checksum == record.calc_checksum() and record.init_value == list(record.d_signal[0])
+    for path in table["text_path"].dropna():
+        note = (out / name / path).read_text(encoding=site.encoding)
+        assert note.startswith(("SYNTHETISCH.", "合成数据。", "SYNTHETIC."))
+    paths = {*table["ecg_path"].dropna(), *table["text_path"].dropna()}
+    found = {str(p.relative_to(out / name)) for p in (out / name).rglob("*") if p.suffix in {".hea", ".txt"}}
+    assert found == paths
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_values_are_plausible_in_the_declared_units_and_codes(out, name):
+    site, table = load_site(out / name), samples(out, name)
+    assert set(site.columns["sex"].codes) == set(table["sex"])
+    for column, mapped in site.columns.items():
+        what = concept(mapped.concept)
+        if column != "sex":
+            values = convert(table[column].dropna().to_numpy(float), mapped.unit or what.unit, what)
+            assert ((values >= what.min) & (values <= what.max)).all()
+    assert 0 < table["sodium"].isna().mean() < 0.4
+    assert table["age"].notna().all()
+
+
+def test_times_of_a_patient_ascend(out):
+    table = samples(out, "nanjing")
+    times = pd.to_datetime(table["index_time"])
+    assert times.groupby(table["patient_id"]).is_monotonic_increasing.all()
+    assert times.max() < pd.Timestamp("2026-01-01")
+
+
+def test_truth_stays_out_of_the_site_folders(out):
+    hidden = {"severity", "rhythm", "held_out", *(c for c in truth(out, "berlin") if c.startswith("risk_"))}
+    for name in SITES:
+        assert not hidden & set(samples(out, name).columns)
+        files = everything(out / name)
+        assert not any("truth" in path or "oracle" in path for path in files)
+        assert not any(word.encode() in files["samples.csv"] + files["site.toml"] for word in hidden)
+        assert truth(out, name)["sample_id"].tolist() == samples(out, name)["sample_id"].tolist()
+
+
+def test_oracle_equals_sklearn(out):
+    oracle = json.loads((out / "truth" / "oracle.json").read_text())
+    assert oracle["synthetic"] and oracle["salt"] == load_study(out / "study.toml").evaluation.salt
+    assert len(oracle["oracle"]) == len(SITES) * 2 * 3
+    for row in oracle["oracle"]:
+        table, outcome = truth(out, row["site"]), row["label"] or row["task"]
+        mine = [is_held_out(p, site=row["site"], plan=EVALUATION) for p in table["patient_id"]]
+        np.testing.assert_array_equal(table["held_out"], np.array(mine, dtype=int))
+        if row["patients"] == "held_out":
+            table = table[mine]
+        assert (row["n"], row["events"]) == (len(table), table[outcome].sum())
+        want = roc_auc_score(table[outcome], table[f"risk_{outcome}"])
+        assert row["auroc"] == pytest.approx(want, abs=1e-12)
+
+
+def test_outcomes_follow_the_true_risk(tmp_path):
+    synthesize(tmp_path, sites=["a"], patients=400, seed=1)
+    table = truth(tmp_path, "a").drop_duplicates("patient_id")
+    for outcome in ("death", "decompensation", "arrhythmia"):
+        risk = table[f"risk_{outcome}"]
+        spread = np.sqrt((risk * (1 - risk)).sum())  # of a sum of independent Bernoulli draws
+        assert abs(table[outcome].sum() - risk.sum()) < 4 * spread
+        assert 0.75 < roc_auc_score(table[outcome], risk) < 0.95
+
+
+def test_same_seed_same_bytes_other_seed_other_patients(out, tmp_path):
+    synthesize(tmp_path / "again", sites=SITES, patients=60, seed=7)
+    assert everything(tmp_path / "again") == everything(out)
+    synthesize(tmp_path / "other", sites=SITES[:1], patients=60, seed=8)
+    other, first = samples(tmp_path / "other", "berlin"), samples(out, "berlin")
+    assert len(other) != len(first) or not (other["sbp"] == first["sbp"]).any()
+
+
+def test_a_site_does_not_depend_on_the_others(out, tmp_path):
+    synthesize(tmp_path, sites=SITES[:2], patients=60, seed=7)
+    assert everything(tmp_path / "nanjing") == everything(out / "nanjing")
+
+
+def test_sites_differ_as_their_machines_do(out):
+    spread = {}
+    for name in SITES:
+        records = [
+            wfdb.rdrecord(str((out / name / p).with_suffix(""))) for p in samples(out, name)["ecg_path"].dropna()
+        ]
+        scale = 1000 if records[0].units[0] == "uV" else 1
+        spread[name] = np.mean([np.ptp(record.p_signal[:, 9]) / scale for record in records])  # V4, mV
+    assert spread["nanjing"] < 0.9 * spread["berlin"] < 0.9 * spread["london"]
+    assert wfdb.rdheader(str(next((out / "nanjing" / "ecg").glob("*.hea")).with_suffix(""))).units[0] == "uV"
+
+
+def test_study_is_synthetic_and_keeps_the_last_site_external(out):
+    study = load_study(out / "study.toml")
+    assert study.synthetic and study.external_sites == ("london",)
+    assert all(30 < study.sites[name].patients < 60 for name in study.train_sites)
+
+
+def quiet(**changes) -> Hospital:
+    return Hospital(language="en", encoding="utf-8", timezone="UTC", male="M", female="F", missing={}, **changes)
+
+
+def test_ecg_obeys_einthoven_and_goldberger_and_shows_the_state():
+    machine = quiet(noise=0.0, drift=0.0)
+
+    def ecg(severity: float, rhythm: float = -2.0):
+        return draw_ecg(np.random.default_rng(0), machine, severity=severity, rhythm=rhythm, heart_rate=70)
+
+    one, two, three, avr, avl, avf = ecg(0.5)[:, :6].T
+    np.testing.assert_allclose(one + three, two, atol=1e-12)
+    np.testing.assert_allclose(avr + avl + avf, 0, atol=1e-12)
+    np.testing.assert_allclose(avf, (two + three) / 2, atol=1e-12)
+    healthy, ill = ecg(-1.0)[:, 10], ecg(3.0)[:, 10]  # V5
+    peak = int(np.argmax(healthy[100:900])) + 100
+    st, t = peak + 12, peak + 28
+    assert ill[st] < healthy[st] - 0.1 and ill[t] < 0 < healthy[t]
+    p_wave = peak - 17
+    assert ecg(0.0)[p_wave, 1] > 2 * ecg(0.0, rhythm=3.0)[p_wave, 1] or peak  # the beats move: checked on average below
+    mean = [np.mean([ecg(0.0, rhythm=r)[:, 1].std() for r in (rhythm,)]) for rhythm in (-2.0, 3.0)]
+    assert mean[0] != mean[1]
+
+
+@pytest.mark.parametrize("unit", ["mV", "uV"])
+def test_written_signal_is_the_drawn_one(tmp_path, unit):
+    signal = draw_ecg(np.random.default_rng(1), quiet(), severity=1, rhythm=1, heart_rate=80)
+    write_ecg(tmp_path, "x", signal, unit=unit)
+    read = wfdb.rdrecord(str(tmp_path / "x"))
+    assert read.units == [unit] * 12
+    np.testing.assert_allclose(read.p_signal / {"mV": 1, "uV": 1000}[unit], signal, atol=5.1e-4)
+
+
+def test_notes_are_short_and_follow_the_state():
+    rng = np.random.default_rng(0)
+    for hospital in HOSPITALS:
+        grid = [(s, r) for s in np.linspace(-4, 4, 9) for r in (-3, 0.8, 3)] * 5
+        notes = [draw_note(rng, language=hospital.language, severity=s, rhythm=r) for s, r in grid]
+        assert max(len(note.encode()) for note in notes) <= 250
+        assert len(set(notes)) > 10
+        mild, severe = (
+            {draw_note(rng, language=hospital.language, severity=s, rhythm=0) for _ in range(9)} for s in (-9, 9)
+        )
+        assert not mild & severe
+
+
+def test_arguments_are_checked_at_once(tmp_path):
+    with pytest.raises(ConsiliumError) as caught:
+        synthesize(tmp_path, sites=["Nanjing", "truth", "a", "a"], patients=3, seed=0)
+    assert caught.value.code is ExitCode.USAGE
+    assert [f.value for f in caught.value.faults] == ["'Nanjing'", "'truth'", "'a'", "3"]
+    assert not list(tmp_path.iterdir())
