@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_shared.commands import Format, emit, run
-from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.errors import ConsiliumError, ExitCode, nearest
 from fl_shared.site import Site, load_site
 
 app = typer.Typer(
@@ -38,6 +38,9 @@ def site_command(
     ] = None,
 ) -> None:
     """Without a command: join, and serve approved studies until SIGTERM."""
+    if not (sites_dir / site).is_dir():
+        known = sorted(path.parent.name for path in sites_dir.glob("*/site.toml"))
+        raise ConsiliumError(f"no site folder {sites_dir / site}. {nearest(site, known)}", code=ExitCode.SITE)
     context.obj = found = load_site(sites_dir / site)
     if found.name != site:
         raise ConsiliumError(
@@ -63,8 +66,8 @@ def check(
     from fl_shared.study import load_study
 
     site: Site = context.obj
-    report = checks.check_site(site, load_study(study) if study else None)
-    summary = checks.summary(report, None, local=local)
+    cohort, report = checks.examine(site, load_study(study) if study else None)
+    summary = checks.summary(report, cohort, local=local)
     emit(summary, fmt=fmt, text=lambda console: checks.render(summary, console))
     if report.rejects:
         raise typer.Exit(int(ExitCode.DATA))
@@ -93,20 +96,16 @@ def approve(
 @app.command()
 def ledger(
     context: typer.Context,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain; exit code 16 if it is broken.")] = False,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """What this cohort has spent: every reservation, and the epsilon of all of them together."""
-    from fl_client.privacy.ledger import Ledger
+    """What this cohort has spent: every reservation, and the epsilon of all together. Exit code 16 if it was altered."""
+    from fl_client.payment import site_ledger
 
     site: Site = context.obj
-    book = Ledger(site.state_dir / "ledger.jsonl")
-    if verify:
-        book.verify()
+    book = site_ledger(site)  # it reads nothing that does not verify
     rows = [row.model_dump(mode="json") for row in book.rows()]
     spent = book.spent(site.privacy.delta)
-    body = {"site": site.name, "epsilon": spent, "delta": site.privacy.delta, "cap": site.privacy.epsilon_cap,
-            "verified": verify, "rows": rows}  # fmt: skip
+    body = {"site": site.name, "epsilon": spent, "delta": site.privacy.delta, "cap": site.privacy.epsilon_cap, "rows": rows}  # fmt: skip
 
     def show(console: Console) -> None:
         table = Table("seq", "study", "round", "state", "sigma", "q", "steps", "epsilon after", title=f"{site.name}")
@@ -115,7 +114,7 @@ def ledger(
             table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c)[:12] for c in cells))
         console.print(table)
         console.print(f"spent epsilon {spent:.4f} of {site.privacy.epsilon_cap} at delta {site.privacy.delta}")
-        console.print("hash chain intact" if verify else "(--verify checks the hash chain)")
+        console.print("hash chain intact")
 
     emit(body, fmt=fmt, text=show)
 

@@ -78,25 +78,25 @@ def _serve(site: Site, options: JoinOptions, *, lock: SiteLock, console: Console
     try:
         service = SiteService(site, pool)
         runtime = Runtime(site, service, lock=lock)
-        confined = sandbox.choose(
-            exchange=runtime.socket.parent,
-            protected=[site.folder, site.data_dir],
-            opt_out=os.environ.get("CONSILIUM_SANDBOX", ""),
-        )
         runtime.start()
-        port = service.metrics.serve(site.network.metrics_port)
-        say(f"sandbox: {confined.kind}; metrics: http://127.0.0.1:{port}/metrics; coordinator: {options.superlink}")
-        children = flower_processes(
-            site,
-            superlink=options.superlink,
-            certificates=options.certificates.resolve(),
-            key=key,
-            sandbox=confined,
-            token=runtime.token_file,
-            socket=runtime.socket,
-        )
-        AuditLog(site.state_dir / "audit.jsonl").append("site", "joined", sandbox=confined.kind)
         try:
+            confined = sandbox.choose(
+                exchange=runtime.socket.parent,
+                protected=[site.folder, site.data_dir],
+                opt_out=os.environ.get("CONSILIUM_SANDBOX", ""),
+            )
+            port = service.metrics.serve(site.network.metrics_port)
+            say(f"sandbox: {confined.kind}; metrics: http://127.0.0.1:{port}/metrics; coordinator: {options.superlink}")
+            children = flower_processes(
+                site,
+                superlink=options.superlink,
+                certificates=options.certificates.resolve(),
+                key=key,
+                sandbox=confined,
+                token=runtime.token_file,
+                socket=runtime.socket,
+            )
+            AuditLog(site.state_dir / "audit.jsonl").append("site", "joined", sandbox=confined.kind)
             supervise(children, stop=_stop_event(), died=say.died)
             say("stopping")
         finally:

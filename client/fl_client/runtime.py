@@ -6,6 +6,7 @@ that only this user can open and the session's token; everything after that is c
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import hmac
@@ -97,8 +98,13 @@ class Runtime:
         self._lock.acquire()
         try:
             _own_dir(self.socket.parent)
+            self.socket.unlink(missing_ok=True)  # sandboxed code can write here: nothing it left is kept or followed
             write_private(self.token_file, self._token.encode())
             self._server = self._open()
+        except (OSError, RuntimeError) as error:
+            self.stop(grace=0)
+            message = f"{self.socket}: the socket cannot be made. Remove the folder that holds it and start again."
+            raise ConsiliumError(message, code=ExitCode.SITE) from error
         except BaseException:
             self.stop(grace=0)
             raise
@@ -108,7 +114,8 @@ class Runtime:
         if self._server is not None:
             self._server.stop(grace).wait()
             self._server = None
-        self.token_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder in its place is no reason to keep the lock
+            self.token_file.unlink()
         self._lock.release()
 
     def _open(self) -> grpc.Server:
@@ -117,10 +124,7 @@ class Runtime:
         method = grpc.stream_stream_rpc_method_handler(self._exchange)
         handler = grpc.method_handlers_generic_handler(channel.SERVICE, {channel.METHOD: method})
         server.add_generic_rpc_handlers((handler,))
-        try:
-            server.add_insecure_port(channel.address(self.socket))
-        except RuntimeError as error:
-            raise ConsiliumError(f"{self.socket}: the socket cannot be made", code=ExitCode.SITE) from error
+        server.add_insecure_port(channel.address(self.socket))
         self.socket.chmod(0o600)
         server.start()
         return server

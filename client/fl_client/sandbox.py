@@ -30,23 +30,28 @@ OPT_OUT = "I run server-sent code without a sandbox"
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """How to start a confined process that sees only ``exchange`` (a folder) and code."""
+    """How to start a confined process that sees only code and ``exchange``, a folder of sockets, read-only."""
 
     kind: Kind
     exchange: Path
 
+    @property
+    def scratch(self) -> Path:
+        """The only writable place: a ``/tmp`` of its own, or a folder where namespaces cannot give one."""
+        return Path("/tmp") if self.kind == "bubblewrap" else self.exchange.parent / "scratch"
+
     def command(self, argv: Sequence[str], *, env: dict[str, str]) -> list[str]:
         """The command line that runs ``argv`` confined, with exactly the environment ``env``."""
         # the launcher's own environment would be readable inside as /proc/1/environ
+        folder = str(self.exchange)
         clean = ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in env.items())]
         if self.kind == "bubblewrap":
             binds = [part for path in code_paths() for part in ("--ro-bind", path, path)]
-            folder = str(self.exchange)
             variables = [part for name, value in env.items() for part in ("--setenv", name, value)]
-            inner = [*ISOLATION, *binds, "--bind", folder, folder, *variables, "--chdir", "/tmp", *argv]
+            inner = [*ISOLATION, *binds, "--ro-bind", folder, folder, *variables, "--chdir", "/tmp", *argv]
             return [*clean, "bwrap", *inner]
         if self.kind == "landlock":
-            rules = [f"--read={path}" for path in code_paths()] + [f"--write={self.exchange}"]
+            rules = [f"--read={path}" for path in [*code_paths(), folder]] + [f"--write={self.scratch}"]
             return [*clean, sys.executable, "-m", "fl_client.landlock", *rules, "--", *argv]
         return [*clean, *argv]
 
@@ -55,7 +60,7 @@ def choose(*, exchange: Path, protected: Sequence[Path], opt_out: str = "") -> S
     """The strongest sandbox that really starts here.
 
     Args:
-        exchange: the folder of sockets and token, the only writable place.
+        exchange: the folder of sockets and token.
         protected: data and state folders; they must not lie in a folder that the sandbox shows.
         opt_out: `OPT_OUT`, word for word, to run without a sandbox (demonstrations with public data only).
 
@@ -90,6 +95,7 @@ def code_paths() -> list[str]:
 
 
 def _starts(sandbox: Sandbox) -> bool:
+    sandbox.scratch.mkdir(mode=0o700, exist_ok=True)
     if sandbox.kind == "bubblewrap" and shutil.which("bwrap") is None:
         return False
     if sandbox.kind == "landlock" and landlock.abi() < landlock.MIN_ABI:

@@ -95,7 +95,7 @@ def flower_processes(
         *("--auth-supernode-private-key", str(key), "--isolation", "process"),
     ]
     executor = [sys.executable, "-m", "fl_client.executor", "--node-socket", str(node_socket)]
-    scratch = "/tmp" if sandbox.kind == "bubblewrap" else str(sandbox.exchange)
+    scratch = str(sandbox.scratch)
     flower = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     inside = {
         "PATH": "/usr/bin:/bin", "HOME": scratch, "TMPDIR": scratch, "FLWR_HOME": f"{scratch}/flwr", **flower,

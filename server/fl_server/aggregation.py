@@ -99,10 +99,11 @@ def _restore(strategy: Any, kind: str, base: Arrays, state: Arrays) -> None:
 def _state(strategy: Any, kind: str, *, names: list[str]) -> Arrays:
     match kind:
         case "fedavgm":
-            return {f"momentum/{name}": array for name, array in zip(names, strategy.momentum_vector, strict=True)}
+            momentum = zip(names, strategy.momentum_vector, strict=True)
+            return {f"momentum/{name}": np.asarray(array) for name, array in momentum}
         case "fedadam" | "fedyogi" | "fedadagrad":
             moments = (("m", strategy.m_t), ("v", strategy.v_t))
-            return {f"{part}/{name}": named[name] for part, named in moments for name in names}
+            return {f"{part}/{name}": np.asarray(named[name]) for part, named in moments for name in names}
         case _:
             return {}
 
@@ -130,4 +131,4 @@ def _reply(update: Arrays, names: list[str], *, patients: int) -> Message:
 
 
 def _cast(array: Any, dtype: np.dtype[Any]) -> Any:
-    return (np.rint(array) if np.issubdtype(dtype, np.integer) else array).astype(dtype)
+    return np.asarray(np.rint(array) if np.issubdtype(dtype, np.integer) else array, dtype=dtype)

@@ -30,6 +30,7 @@ HomeOption = Annotated[Path, typer.Option("--home", help="Coordinator's folder: 
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 StudyArgument = Annotated[Path, typer.Argument(help="The study.toml.", exists=True, dir_okay=False)]
 HOME, RUNS = Path("coordinator"), Path("runs")
+REFRESH_SECONDS = 5.0
 
 
 @app.command()
@@ -37,9 +38,12 @@ def up(
     home: HomeOption = HOME,
     port: Annotated[int, typer.Option(help="Loopback port of SuperLink (0: a free one).")] = 0,
     host: Annotated[str, typer.Option(help="Name or address that sites connect to (in the certificate).")] = "127.0.0.1",
+    runs: RunsOption = RUNS,
+    metrics_port: Annotated[int, typer.Option(help="Loopback port of /metrics (0: a free one).")] = 0,
 ) -> None:
-    """Start SuperLink on loopback and its executor; serve until SIGTERM."""
+    """Start SuperLink on loopback, its executor and /metrics; serve until SIGTERM."""
     from fl_server import superlink
+    from fl_server.metrics import CoordinatorMetrics
 
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -50,7 +54,10 @@ def up(
     with superlink.running(place, host=host, port=port) as processes:
         console = Console(stderr=True)
         console.print(f"SuperLink on {place.address()} (loopback, TLS); certificate for the sites: {place.ca}")
-        while not stop.wait(1.0):
+        metrics = CoordinatorMetrics(runs, certificate=place.path / "tls" / "server.crt")
+        console.print(f"metrics: http://127.0.0.1:{metrics.serve(metrics_port)}/metrics")
+        while not stop.wait(REFRESH_SECONDS):
+            metrics.refresh(superlink.nodes(place))
             if any(process.poll() is not None for process in processes):
                 raise ConsiliumError(f"a Flower process ended; see {place.path / 'logs'}", code=ExitCode.FAILED)
 

@@ -130,11 +130,17 @@ def await_online(
             ended = [n for n in missing if clients[n].poll() is not None]
             if ended or time.monotonic() > end:
                 raise ConsiliumError(
-                    f"site(s) {', '.join(ended or missing)} did not join; see the logs in {home.path.parent / 'logs'}",
+                    f"site(s) {', '.join(ended or missing)} did not join. {_last_words(home, (ended or missing)[0])}",
                     code=ExitCode.UNREACHABLE,
                 )
             status.update(f"waiting for {', '.join(missing)}")
             time.sleep(0.5)
+
+
+def _last_words(home: superlink.Home, name: str) -> str:
+    log = home.path.parent / "logs" / f"{name}.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return f"The log {log} ends: {lines[-1] if lines else '(empty)'}"
 
 
 def _offline(home: superlink.Home, names: Sequence[str]) -> list[str]:

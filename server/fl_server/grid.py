@@ -12,7 +12,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from pydantic import ValidationError
 
-from fl_server.fleet import Answer, Missing, Question
+from fl_server.fleet import Answer, Arrived, Missing, Question
 from fl_shared.wire import Arrays, Reply, Request, from_npy, to_npy
 
 POLL = 0.2  # seconds between questions to SuperLink; Flower's own Grid waits 3
@@ -47,7 +47,9 @@ class GridFleet:
         nodes = cast("list[NodeInfo]", self._grid.get_nodes())  # type: ignore[attr-defined]
         return {node.name: node.node_id for node in nodes if node.name}
 
-    def hello(self, sites: Collection[str], request: Request, *, deadline: float) -> Mapping[str, Answer | Missing]:
+    def hello(
+        self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
+    ) -> Mapping[str, Answer | Missing]:
         """See `Fleet.hello`."""
         end = time.monotonic() + deadline
         found: dict[str, Answer | Missing] = {}
@@ -56,7 +58,7 @@ class GridFleet:
             online = self._online()
             ready = {s: online[s] for s in waiting if s in online and s not in pending.values()}
             pending |= self._push({s: (request, {}) for s in ready}, ready)
-            found |= self._pull(pending)
+            found |= self._pull(pending, arrived)
             if len(found) < len(sites):
                 time.sleep(POLL)
         asked = set(pending.values())
@@ -64,14 +66,16 @@ class GridFleet:
             s: Missing(reason="no-reply" if s in asked else "not-connected") for s in sites if s not in found
         }
 
-    def ask(self, questions: Mapping[str, Question], *, deadline: float) -> Mapping[str, Answer | Missing]:
+    def ask(
+        self, questions: Mapping[str, Question], *, deadline: float, arrived: Arrived
+    ) -> Mapping[str, Answer | Missing]:
         """See `Fleet.ask`."""
         end = time.monotonic() + deadline
         online = self._online()
         found: dict[str, Answer | Missing] = {s: Missing(reason="not-connected") for s in questions if s not in online}
         pending = self._push({s: q for s, q in questions.items() if s in online}, online)
         while pending and time.monotonic() < end:
-            found |= self._pull(pending)
+            found |= self._pull(pending, arrived)
             if pending:
                 time.sleep(POLL)
         return found | {site: Missing(reason="no-reply") for site in pending.values()}
@@ -92,7 +96,7 @@ class GridFleet:
         ids = list(self._grid.push_messages(messages))
         return {key: site for key, site in zip(ids, questions, strict=True) if key}
 
-    def _pull(self, pending: dict[str, str]) -> dict[str, Answer | Missing]:
+    def _pull(self, pending: dict[str, str], arrived: Arrived) -> dict[str, Answer | Missing]:
         """Collect what has come; each site's first answer counts and leaves ``pending``."""
         if not pending:
             return {}
@@ -101,6 +105,7 @@ class GridFleet:
             site = pending.pop(message.metadata.reply_to_message_id, None)
             if site is not None:
                 answers[site] = _read(message)
+                arrived(site)
         return answers
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -109,7 +109,7 @@ def describe(event: Event) -> str:
             return ""
 
 
-def render(state: State, *, now: float) -> Group:
+def render(state: State, *, now: float) -> Table:
     """The live table at the time ``now`` (seconds since 1970)."""
     table = Table(box=None, pad_edge=False)
     for column in ("site", "role", "state", "epsilon"):
@@ -122,7 +122,10 @@ def render(state: State, *, now: float) -> Group:
     head = Text(
         f"round {state.committed}/{state.rounds} committed · {state.phase} · {_duration(elapsed)} elapsed{left}"
     )
-    return Group(head, ProgressBar(total=max(state.rounds, 1), completed=state.committed, width=60), table)
+    page = Table.grid()
+    for part in (head, ProgressBar(total=max(state.rounds, 1), completed=state.committed, width=60), table):
+        page.add_row(part)
+    return page
 
 
 def _epsilon(state: State, site: str) -> str:

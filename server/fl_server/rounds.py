@@ -139,14 +139,15 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
 def _final(life: Life, last: Snapshot) -> Snapshot:
     """The whole final model: shared groups of the last round over the mean of the sites' encoders or the initial ones.
 
-    A site that cannot read a modality returns its initial encoder of it, which stays in the mean with its weight.
+    Sites release encoders only after the study's last round, so a study that ended early keeps the initial ones. A
+    site that cannot read a modality returns its initial encoder of it, which stays in the mean with its weight.
     """
     if (found := life.run.load_final(last=last)) is not None:
         return found
     study, shared = life.study, life.shared(last.model)
     local = {name: array for name, array in life.initial.items() if name not in shared}
-    if not (runs.releases_encoders(study) and local):
-        return life.run.commit_final(last=last, model=local | shared, sites={}, epsilon=last.manifest.epsilon)
+    if not (runs.releases_encoders(study) and local and last.manifest.round == study.training.rounds):
+        return life.run.commit_final(last=last, model={**local, **shared}, sites={}, epsilon=last.manifest.epsilon)
     number = last.manifest.round
     answers = ask(
         life,
@@ -161,13 +162,13 @@ def _final(life: Life, last: Snapshot) -> Snapshot:
     updates = {site: update for site, (_, update) in answers.accepted.items()}
     mean = weighted_mean(study=study, base=local, updates=updates)
     epsilon = runs.highest(last.manifest.epsilon, answers.epsilon)
-    return life.run.commit_final(last=last, model=dict(mean) | dict(shared), sites=answers.outcomes, epsilon=epsilon)
+    return life.run.commit_final(last=last, model={**mean, **shared}, sites=answers.outcomes, epsilon=epsilon)
 
 
 def _judge_model(life: Life, final: Snapshot) -> runs.Judgement:
     """Every site, internal and external, judges the same arrays: shared groups, and the mean encoders if there are."""
     study = life.study
-    arrays = final.model if runs.releases_encoders(study) else life.shared(final.model)
+    arrays = final.model if runs.holds_mean_encoders(final) else life.shared(final.model)
     answers = ask(
         life,
         "evaluate",

@@ -22,8 +22,13 @@ class Judgement:
 
 
 def releases_encoders(study: Study) -> bool:
-    """Whether the mean of the sites' local encoders is released once, after the last round."""
+    """Whether the study plans to release the mean of the sites' local encoders once, after its last round."""
     return study.training.encoders == "local" and study.training.final_encoders == "mean"
+
+
+def holds_mean_encoders(final: Snapshot) -> bool:
+    """Whether the final model's encoders are the mean of the sites' (its manifest then names who released them)."""
+    return bool(final.manifest.sites)
 
 
 def highest(*reports: Mapping[str, float]) -> dict[str, float]:
@@ -90,7 +95,7 @@ def _notes(
         for site, outcome in final.manifest.sites.items()
         if outcome.status != "accepted"
     )
-    if study.training.encoders == "local" and not releases_encoders(study):
+    if study.training.encoders == "local" and not holds_mean_encoders(final):
         yield (
             "Local encoders were not released: external sites judge with the initial encoders, training sites with "
             "their own, so internal and external results are not of one model."

@@ -19,7 +19,7 @@ from fl_client.app import make_app
 from fl_client.approval import approve
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
-from fl_server.fleet import Answer, Missing
+from fl_server.fleet import Answer, Arrived, Missing
 from fl_server.grid import GridFleet
 from fl_server.launch import conduct, load_prepared
 from fl_shared.errors import ConsiliumError, ExitCode
@@ -101,10 +101,12 @@ class _NamedFleet(GridFleet):
         super().__init__(grid, names={})
         self._sites = sites
 
-    def hello(self, sites: Collection[str], request: Request, *, deadline: float) -> Mapping[str, Answer | Missing]:
+    def hello(
+        self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
+    ) -> Mapping[str, Answer | Missing]:
         """Learn the names, then as in `GridFleet`."""
         nodes = {str(node): node for node in self._grid.get_node_ids()}
         self._names = {node: str(node) for node in nodes.values()}
-        answers = super().hello(list(nodes), request, deadline=NAMING_SECONDS)
+        answers = super().hello(list(nodes), request, deadline=NAMING_SECONDS, arrived=lambda _: None)
         self._names = {nodes[n]: a[0].site for n, a in answers.items() if not isinstance(a, Missing)}
-        return super().hello(sites, request, deadline=deadline)
+        return super().hello(sites, request, deadline=deadline, arrived=arrived)

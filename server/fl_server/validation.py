@@ -14,7 +14,7 @@ from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Reply
 
-MAX_NOTE = 120  # characters of a row's note and model name
+MAX_TEXT = 4000  # characters of a row's note (it may list labels that are left out) or model name
 
 
 class Reason(StrEnum):
@@ -77,7 +77,8 @@ def validate_evaluation(reply: Reply, arrays: Arrays, *, study: Study, site: str
     if arrays:
         return Reason.UNEXPECTED_ARRAYS
     rows, curves = reply.evaluation, reply.curves
-    if any(part.site != site for part in (*rows, *curves)) or any(r.role != study.sites[site].role for r in rows):
+    named = {row.site for row in rows} | {curve.site for curve in curves}
+    if named - {site} or any(row.role != study.sites[site].role for row in rows):
         return Reason.OTHER_SITE
     if not all(_row_fits(row, study) for row in rows) or not all(_fits(curve, study) for curve in curves):
         return Reason.UNKNOWN_ROWS
@@ -95,7 +96,7 @@ def _row_fits(row: EvaluationRow, study: Study) -> bool:
     return (
         _fits(row, study)
         and all(number is None or 0.0 <= number <= 1.0 for number in numbers)
-        and all(len(text) <= MAX_NOTE and text.isprintable() for text in (row.note, row.model))
+        and all(len(text) <= MAX_TEXT and text.isprintable() for text in (row.note, row.model))
     )
 
 

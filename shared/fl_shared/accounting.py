@@ -96,7 +96,7 @@ def plan_sigma(*, q: float, steps: int, epsilon: float, delta: float) -> float:
         )
     except mechanism_calibration.NoBracketIntervalFoundError as error:
         raise ConsiliumError(f"no sigma reaches epsilon {epsilon} at delta {delta}", code=ExitCode.PRIVACY) from error
-    return math.ceil(float(exact) * 10**SIGMA_DIGITS) / 10**SIGMA_DIGITS
+    return float(math.ceil(exact * 10**SIGMA_DIGITS) / 10**SIGMA_DIGITS)
 
 
 def noise_to_signal(*, sigma: float, batch: float, parameters: int) -> float:

@@ -44,7 +44,10 @@ class AuditLog:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             end, last = _last_row(descriptor)
-            row = {"seq": int(last["seq"] or 0) + 1, "time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+            row: dict[str, Value] = {
+                "seq": int(last["seq"] or 0) + 1,
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            }
             row |= {"actor": actor, "action": action, **fields, "prev": last["hash"]}
             row["hash"] = _row_hash(row)
             _write(descriptor, end, _canonical(row) + b"\n")

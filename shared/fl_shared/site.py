@@ -14,8 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from fl_shared import toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
-from fl_shared.study import Name
-from fl_shared.toml import Section
+from fl_shared.toml import Name, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 

@@ -10,16 +10,15 @@ import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from fl_shared import toml
+from fl_shared import concepts, toml
 from fl_shared.errors import ExitCode
-from fl_shared.toml import Section
+from fl_shared.toml import Name, Section
 
 SCHEMA = 1
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 Kind = Literal["cine", "image", "waveform", "events", "table", "text", "embedding"]
 PARTS = ("encoders", "adapters", "fusion", "heads")
 
@@ -198,8 +197,9 @@ class Study(Section):
         return min(1.0, self.training.batch / self.sites[site].patients)
 
     def canonical(self) -> str:
-        """The resolved study as canonical JSON (sorted keys, defaults filled in, package version)."""
-        body = {"package": version("consilium"), "study": self.model_dump(mode="json", by_alias=True)}
+        """The resolved study as canonical JSON (sorted keys, defaults, package version, digest of the concept file)."""
+        study = self.model_dump(mode="json", by_alias=True)
+        body = {"package": version("consilium"), "concepts": concepts.digest(), "study": study}
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property

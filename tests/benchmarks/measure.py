@@ -119,7 +119,7 @@ def _start(
             work()
             status = 0
         except BaseException:  # the traceback is all that is left of this process
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

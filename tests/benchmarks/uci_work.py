@@ -59,8 +59,9 @@ def load_hospitals(folder: Path = DATA) -> dict[str, Hospital]:
         table = pd.read_csv(folder / f"processed.{name}.data", header=None, na_values="?")
         tables[name] = table.drop(columns=[10, 11, 12]).dropna()
     rows = pd.concat(tables)
-    labels = (rows.pop(13) > 0).astype(np.float32)
-    features = pd.get_dummies(rows, columns=[2, 6], drop_first=True).astype(np.float32)
+    rows["label"] = (rows[13] > 0).astype(float)
+    table = pd.get_dummies(rows.drop(columns=[13]), columns=[2, 6], drop_first=True).astype(np.float32)
+    features, labels = table.drop(columns=["label"]), table["label"]
     return {name: _split(features.loc[name].to_numpy(), labels.loc[name].to_numpy()) for name in HOSPITALS}
 
 
@@ -105,7 +106,8 @@ def train(weights: Weights, hospital: Hospital, *, name: str, round_number: int)
     for _ in range(UPDATES):
         rows = torch.from_numpy(draw.choice(len(y), BATCH, replace=False))
         optimiser.zero_grad()
-        torch.nn.functional.binary_cross_entropy_with_logits(model(x[rows])[:, 0], y[rows]).backward()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(x[rows])[:, 0], y[rows])
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return model.weight.detach().numpy(), model.bias.detach().numpy()
 

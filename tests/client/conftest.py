@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fl_client.approval import approve
 from fl_client.service import SiteService
 from fl_shared.results import Curve, EvaluationRow

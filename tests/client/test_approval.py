@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from fl_client.approval import approve, approved, audit_log, list_approved, revoke
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.study import load_study

@@ -6,6 +6,7 @@ import sys
 from itertools import chain
 
 import pytest
+
 from fl_client import channel
 from fl_client.channel import ChannelError
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fl_client.egress import Egress, EgressRefusedError, schema_bytes
 from fl_shared.metrics.evaluate import evaluate_predictions
 from fl_shared.results import Curve, EvaluationRow

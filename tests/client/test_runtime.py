@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from fl_client import channel, runtime
 from fl_client.channel import ChannelError
 from fl_client.runtime import Runtime, SiteLock, default_socket_dir
@@ -137,7 +138,8 @@ def test_the_lock_dies_with_its_process(make_site) -> None:
     path = site.folder / "site.toml"
     code = (
         "import os, sys; from pathlib import Path; from fl_client.runtime import SiteLock; from fl_shared.site import "
-        f"load_site; SiteLock(load_site(Path({str(path)!r}))).acquire(); print(os.getpid(), flush=True); sys.stdin.read()"
+        f"load_site; SiteLock(load_site(Path({str(path)!r}))).acquire(); print(os.getpid(), flush=True); "
+        "sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -163,6 +165,30 @@ def test_stale_socket_of_a_killed_client_is_replaced(make_site, echo) -> None:
     running.start()
     assert channel.call(running.socket, running.token_file.read_text(), "{}", {}, timeout=10) == ("{}", {})
     running.stop(grace=0)
+
+
+def test_what_sandboxed_code_left_is_not_followed(make_site, echo, tmp_path) -> None:
+    running = Runtime(make_site(), echo)
+    running.socket.parent.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    victim.chmod(0o644)
+    for name in ("site.sock", "token"):
+        (running.socket.parent / name).symlink_to(victim)
+    running.start()
+    assert channel.call(running.socket, running.token_file.read_text(), "{}", {}, timeout=10) == ("{}", {})
+    running.stop(grace=0)
+    assert victim.read_text() == "kept" and victim.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("name", ["site.sock", "token"])
+def test_a_folder_in_the_way_is_said(make_site, echo, name) -> None:
+    running = Runtime(make_site(), echo)
+    (running.socket.parent / name).mkdir(parents=True)
+    with pytest.raises(ConsiliumError, match="Remove the folder") as error:
+        running.start()
+    assert error.value.code is ExitCode.SITE
+    SiteLock(make_site()).acquire()
 
 
 def test_long_state_paths_get_a_short_socket(make_site, monkeypatch, tmp_path) -> None:

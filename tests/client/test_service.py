@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fl_client.approval import approve
 from fl_shared.accounting import Event, epsilon, plan_sigma
 from fl_shared.errors import ConsiliumError, ExitCode
@@ -244,9 +245,19 @@ def test_wrong_requests_are_refused_before_any_work(make_house, changes, code) -
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", "{" * 5000, '{"kind":"train"}', '{"kind":"shell","study":"x"}', '{"kind":"hello","study":"\\ud800"}',
-     '{"kind":"train","study":"x","round":"1"}', '{"kind":"hello","study":"x","extra":1}', '{"kind":"hello","study":1}'],
-)  # fmt: skip
+    [
+        "",
+        "null",
+        "[]",
+        "{" * 5000,
+        '{"kind":"train"}',
+        '{"kind":"shell","study":"x"}',
+        '{"kind":"hello","study":"\\ud800"}',
+        '{"kind":"train","study":"x","round":"1"}',
+        '{"kind":"hello","study":"x","extra":1}',
+        '{"kind":"hello","study":1}',
+    ],
+)
 def test_malformed_requests_never_raise(make_house, text) -> None:
     reply = json.loads(make_house().service.handle(text, {})[0])
     assert reply["status"] in {"refused", "ok"}

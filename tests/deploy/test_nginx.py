@@ -12,16 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+
+from fl_server import certificates
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "nginx" / "consilium.conf"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -35,12 +32,12 @@ class Front:
     """A running nginx and what reached the stand-in SuperLink behind it."""
 
     port: int
-    certificate: Path
+    authority: Path
     reached: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, bytes of the body
 
     def ask(self, method: str, path: str, *, body: bytes | None = None, chunked: bool = False) -> int:
         """Status of one TLS request; ``path`` goes out exactly as given."""
-        context = ssl.create_default_context(cafile=str(self.certificate))
+        context = ssl.create_default_context(cafile=str(self.authority))
         connection = http.client.HTTPSConnection("localhost", self.port, timeout=10, context=context)
         try:
             connection.request(method, path, body=iter([body or b""]) if chunked else body, encode_chunked=chunked)
@@ -55,33 +52,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for ``localhost`` and its key."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA384())
-    )
-    paths = folder / "server.crt", folder / "server.key"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    return paths
-
-
 def write_config(folder: Path, *, port: int, upstream: int) -> Path:
     """The shipped server block on a free port, inside a main file that needs no privileges."""
-    certificate, key = make_certificate(folder)
-    text = CONFIG.read_text()
+    text = CONFIG.read_text().replace("/var/lib/consilium/server/tls/", f"{folder}/tls/")
     for old, new in {
         "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
         "server_name coordinator.example.org;": "server_name localhost;",
-        "/etc/consilium/tls/server.crt": str(certificate),
-        "/etc/consilium/tls/server.key": str(key),
         "server 127.0.0.1:8000;": f"server 127.0.0.1:{upstream};",
     }.items():
         assert text.count(old) == 1, f"{CONFIG.name} no longer has {old!r} exactly once"
@@ -98,7 +74,7 @@ def write_config(folder: Path, *, port: int, upstream: int) -> Path:
     return main
 
 
-def stand_in(reached: list[tuple[str, str, int]]) -> ThreadingHTTPServer:
+def stand_in(reached: list[tuple[str, str, int]], tls: Path) -> ThreadingHTTPServer:
     """A stand-in for SuperLink, not Flower: it notes what arrives and answers 200 to everything."""
 
     class StandIn(BaseHTTPRequestHandler):
@@ -123,16 +99,20 @@ def stand_in(reached: list[tuple[str, str, int]]) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: object) -> None:
             del format, args
 
-    return ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tls / "server.crt", tls / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
 
 
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     assert NGINX is not None
     folder = tmp_path_factory.mktemp("nginx")
-    folder.chmod(0o755)  # nginx may run its worker as another user
     reached: list[tuple[str, str, int]] = []
-    upstream = stand_in(reached)
+    certificates.ensure(folder / "tls", host="localhost")
+    upstream = stand_in(reached, folder / "tls")
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     port = free_port()
     config = write_config(folder, port=port, upstream=upstream.server_address[1])
@@ -145,7 +125,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert process.poll() is None and time.monotonic() < deadline, (folder / "error.log").read_text()
             time.sleep(0.02)
-        yield Front(port=port, certificate=folder / "server.crt", reached=reached)
+        yield Front(port=port, authority=folder / "tls" / "ca.crt", reached=reached)
     finally:
         process.terminate()
         process.wait(timeout=10)
@@ -187,7 +167,7 @@ def test_a_chunk_of_an_update_passes_and_an_unbounded_body_does_not(front: Front
 
 
 def refused_before_the_body(front: Front, *, length: int) -> int:
-    context = ssl.create_default_context(cafile=str(front.certificate))
+    context = ssl.create_default_context(cafile=str(front.authority))
     connection = http.client.HTTPSConnection("localhost", front.port, timeout=10, context=context)
     try:
         connection.putrequest("POST", "/v1/fleet/push-object")
@@ -251,7 +231,7 @@ def test_plain_http_is_refused(front: Front) -> None:
 
 
 def test_tls_older_than_1_3_is_refused(front: Front) -> None:
-    context = ssl.create_default_context(cafile=str(front.certificate))
+    context = ssl.create_default_context(cafile=str(front.authority))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_connection(("localhost", front.port), timeout=10) as raw, pytest.raises(ssl.SSLError):
         context.wrap_socket(raw, server_hostname="localhost")

@@ -64,6 +64,8 @@ class FakeFleet:
 
     def _answer(self, site, request, arrays, arrived):
         self.asked.append((request.kind, site, request.round))
+        if request.kind == "encoders" and request.round != self.study.training.rounds:
+            return Reply(status="refused", code=Code.EGRESS, site=site), {}  # as the real site: after the last round
         if request.base != digest(arrays) or request.study != self.study.identity:
             return Reply(status="refused", code=Code.BAD_REQUEST, site=site), {}
         fault = self.faults.get((site, request.kind, request.round))

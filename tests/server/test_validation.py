@@ -65,7 +65,7 @@ def reply(make_fleet, study, **changes):
         ({"label": "stroke"}, Reason.UNKNOWN_ROWS),
         ({"modalities": "ecg+mri"}, Reason.UNKNOWN_ROWS),
         ({"value": 1.5}, Reason.UNKNOWN_ROWS),
-        ({"note": "x" * 200}, Reason.UNKNOWN_ROWS),
+        ({"note": "x" * 5000}, Reason.UNKNOWN_ROWS),
         ({"model": "a\nb"}, Reason.UNKNOWN_ROWS),
         ({"n": 9}, Reason.TOO_FEW),
         ({"n": None}, Reason.TOO_FEW),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import wfdb
+from scipy.signal import find_peaks
 from sklearn.metrics import roc_auc_score
 
 from fl_shared.concepts import concept, convert
@@ -17,6 +18,7 @@ from fl_sites.synthetic.cohort import EVALUATION, synthesize
 from fl_sites.synthetic.ecg import draw_ecg, write_ecg
 from fl_sites.synthetic.hospitals import HOSPITALS, Hospital
 from fl_sites.synthetic.notes import draw_note
+from fl_sites.synthetic.patients import draw_patients
 
 SITES = ("berlin", "nanjing", "london")
 
@@ -24,7 +26,7 @@ SITES = ("berlin", "nanjing", "london")
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic")
-    synthesize(folder, sites=SITES, patients=60, seed=7)
+    synthesize(folder, sites=SITES, patients=40, seed=7)
     return folder
 
 
@@ -45,7 +47,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_files_read_back(out, name):
     site, table = load_site(out / name), samples(out, name)
     assert site.synthetic and "synthetic" in site.title
-    assert table["patient_id"].nunique() == 60 and table["patient_id"].str.len().eq(6).all()
+    assert table["patient_id"].nunique() == 40 and table["patient_id"].str.len().eq(6).all()
     assert not table["sample_id"].duplicated().any()
     assert table.groupby("patient_id").size().max() in {2, 3}
     for path in table["ecg_path"].dropna():
@@ -86,7 +88,7 @@ def test_truth_stays_out_of_the_site_folders(out):
         assert not hidden & set(samples(out, name).columns)
         files = everything(out / name)
         assert not any("truth" in path or "oracle" in path for path in files)
-        assert not any(word.encode() in files["samples.csv"] + files["site.toml"] for word in hidden)
+        assert not any(word in files["samples.csv"] + files["site.toml"] for word in (b"risk", b"severity"))
         assert truth(out, name)["sample_id"].tolist() == samples(out, name)["sample_id"].tolist()
 
 
@@ -101,39 +103,40 @@ def test_oracle_equals_sklearn(out):
         if row["patients"] == "held_out":
             table = table[mine]
         assert (row["n"], row["events"]) == (len(table), table[outcome].sum())
-        want = roc_auc_score(table[outcome], table[f"risk_{outcome}"])
-        assert row["auroc"] == pytest.approx(want, abs=1e-12)
+        if table[outcome].nunique() == 2:
+            want = roc_auc_score(table[outcome], table[f"risk_{outcome}"])
+            assert row["auroc"] == pytest.approx(want, abs=1e-12)
+        else:
+            assert row["auroc"] is None
 
 
-def test_outcomes_follow_the_true_risk(tmp_path):
-    synthesize(tmp_path, sites=["a"], patients=400, seed=1)
-    table = truth(tmp_path, "a").drop_duplicates("patient_id")
+def test_outcomes_follow_the_true_risk():
+    table = draw_patients(np.random.default_rng(1), HOSPITALS[0], count=4000)
     for outcome in ("death", "decompensation", "arrhythmia"):
         risk = table[f"risk_{outcome}"]
         spread = np.sqrt((risk * (1 - risk)).sum())  # of a sum of independent Bernoulli draws
         assert abs(table[outcome].sum() - risk.sum()) < 4 * spread
-        assert 0.75 < roc_auc_score(table[outcome], risk) < 0.95
+        assert 0.8 < roc_auc_score(table[outcome], risk) < 0.95
 
 
 def test_same_seed_same_bytes_other_seed_other_patients(out, tmp_path):
-    synthesize(tmp_path / "again", sites=SITES, patients=60, seed=7)
+    synthesize(tmp_path / "again", sites=SITES, patients=40, seed=7)
     assert everything(tmp_path / "again") == everything(out)
-    synthesize(tmp_path / "other", sites=SITES[:1], patients=60, seed=8)
+    synthesize(tmp_path / "other", sites=SITES[:1], patients=40, seed=8)
     other, first = samples(tmp_path / "other", "berlin"), samples(out, "berlin")
     assert len(other) != len(first) or not (other["sbp"] == first["sbp"]).any()
 
 
 def test_a_site_does_not_depend_on_the_others(out, tmp_path):
-    synthesize(tmp_path, sites=SITES[:2], patients=60, seed=7)
+    synthesize(tmp_path, sites=SITES[:2], patients=40, seed=7)
     assert everything(tmp_path / "nanjing") == everything(out / "nanjing")
 
 
 def test_sites_differ_as_their_machines_do(out):
     spread = {}
     for name in SITES:
-        records = [
-            wfdb.rdrecord(str((out / name / p).with_suffix(""))) for p in samples(out, name)["ecg_path"].dropna()
-        ]
+        paths = samples(out, name)["ecg_path"].dropna().head(20)
+        records = [wfdb.rdrecord(str((out / name / path).with_suffix(""))) for path in paths]
         scale = 1000 if records[0].units[0] == "uV" else 1
         spread[name] = np.mean([np.ptp(record.p_signal[:, 9]) / scale for record in records])  # V4, mV
     assert spread["nanjing"] < 0.9 * spread["berlin"] < 0.9 * spread["london"]
@@ -143,7 +146,7 @@ def test_sites_differ_as_their_machines_do(out):
 def test_study_is_synthetic_and_keeps_the_last_site_external(out):
     study = load_study(out / "study.toml")
     assert study.synthetic and study.external_sites == ("london",)
-    assert all(30 < study.sites[name].patients < 60 for name in study.train_sites)
+    assert all(20 < study.sites[name].patients < 40 for name in study.train_sites)
 
 
 def quiet(**changes) -> Hospital:
@@ -164,10 +167,8 @@ def test_ecg_obeys_einthoven_and_goldberger_and_shows_the_state():
     peak = int(np.argmax(healthy[100:900])) + 100
     st, t = peak + 12, peak + 28
     assert ill[st] < healthy[st] - 0.1 and ill[t] < 0 < healthy[t]
-    p_wave = peak - 17
-    assert ecg(0.0)[p_wave, 1] > 2 * ecg(0.0, rhythm=3.0)[p_wave, 1] or peak  # the beats move: checked on average below
-    mean = [np.mean([ecg(0.0, rhythm=r)[:, 1].std() for r in (rhythm,)]) for rhythm in (-2.0, 3.0)]
-    assert mean[0] != mean[1]
+    regular, irregular = (np.diff(find_peaks(ecg(0.0, rhythm=r)[:, 1], height=0.6)[0]) for r in (-2.0, 3.0))
+    assert regular.std() / regular.mean() < 0.05 < irregular.std() / irregular.mean()
 
 
 @pytest.mark.parametrize("unit", ["mV", "uV"])

@@ -125,11 +125,11 @@ def render(summary: dict[str, Any], console: Console) -> None:
         rows = [(q["row"], q["modality"] or "(sample)", q["detail"]) for q in summary["quarantined_rows"]]
         _print(console, "Quarantined rows (local)", ("row", "modality", "detail"), rows)
     if summary.get("faults"):
-        rows = [
+        faults = [
             (f"{f['file']}:{f['row'] or ''}", f"{f['key']} {f['value']}", f["problem"], f["mend"])
             for f in summary["faults"]
         ]
-        _print(console, "Rejects", ("where", "what", "problem", "mend"), rows)
+        _print(console, "Rejects", ("where", "what", "problem", "mend"), faults)
 
 
 def _print(console: Console, title: str, columns: tuple[str, ...], rows: Any) -> None:

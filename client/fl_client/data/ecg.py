@@ -24,7 +24,7 @@ from fl_shared.study import ModalityPlan
 Array = NDArray[np.float64]
 
 TO_MV = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3}  # both micro signs of Unicode
-MARGIN = 2.0  # seconds read beyond the window, so that the filter's edge falls outside
+MARGIN = 2.0  # seconds read and mirrored beyond the window, so that the filter's edges fall outside
 MAX_GAP = 0.2  # seconds interpolated
 BAND = (0.5, 40.0)  # Hz
 PLAUSIBLE_SD = (1e-3, 10.0)  # mV, of the strongest lead
@@ -117,8 +117,12 @@ def _sections(rate: float) -> Array:
 
 
 def band_pass(signal: Array, rate: float) -> Array:
-    """Zero-phase Butterworth 0.5-40 Hz over the last axis (order 2, run both ways)."""
-    return np.asarray(sosfiltfilt(_sections(rate), signal, axis=-1))
+    """Zero-phase Butterworth 0.5-40 Hz over the last axis (order 2, run both ways).
+
+    Mirrored by `MARGIN` at both ends: scipy's few samples leave the slow edge transient of 0.5 Hz in the signal.
+    """
+    pad = min(signal.shape[-1] - 1, round(MARGIN * rate))
+    return np.asarray(sosfiltfilt(_sections(rate), signal, axis=-1, padlen=pad))
 
 
 def resample(signal: Array, rate: float, to: float) -> Array:

@@ -83,7 +83,7 @@ def _raw(
         values, limited, wrong = numbers(column)
         from_code, _ = coded(column, mapped.codes)
         values = np.where(np.isnan(from_code), values, from_code)
-        wrong &= np.isnan(from_code)
+        wrong = wrong & np.isnan(from_code)
         if limited.any():
             findings.repairs[f"{what.name}: beyond the assay's limit, the limit taken"] += int(limited.sum())
         problem = "not a number"

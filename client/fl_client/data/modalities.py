@@ -43,7 +43,11 @@ class Reader:
     def read_all(self, plans: Mapping[str, ModalityPlan]) -> tuple[dict[str, Arrays], dict[str, NDArray[np.bool_]]]:
         """Modality -> named arrays (N, …), and presence (N,). What the site does not map is nowhere present."""
         steps, total = count(1), self._files(plans)
-        tick = (lambda: self.progress(next(steps), total)) if self.progress else (lambda: None)
+
+        def tick() -> None:
+            if self.progress is not None:
+                self.progress(next(steps), total)
+
         inputs: dict[str, Arrays] = {}
         present: dict[str, NDArray[np.bool_]] = {}
         for name, plan in plans.items():
@@ -70,7 +74,7 @@ class Reader:
             file = self.site.samples_path.name
             table = read_table(self.frame, site=self.site, fields=plan.fields, file=file, findings=self.findings)
             values, observed = table.values, table.observed
-        return {"values": values, "observed": observed}, observed.any(axis=1)
+        return {"values": values, "observed": observed}, _any(observed)
 
     def _waveform(
         self, name: str, plan: ModalityPlan, mapped: FileModality | None, tick: Callable[[], None]
@@ -80,11 +84,10 @@ class Reader:
         lead_mask = np.zeros((n, len(plan.leads)), dtype=bool)
         if mapped is not None:
             root = self.site.data_dir
-            read = lambda path: read_ecg(root, path, plan=plan, site=mapped)  # noqa: E731
-            for i, ecg in self._each(name, mapped, read, tick):
+            for i, ecg in self._each(name, mapped, lambda path: read_ecg(root, path, plan=plan, site=mapped), tick):
                 signal[i], lead_mask[i] = ecg.signal, ecg.lead_mask
                 self.findings.repairs.update(f"{name}: {repair}" for repair in ecg.repairs)
-        return {"signal": signal, "lead_mask": lead_mask}, lead_mask.any(axis=1)
+        return {"signal": signal, "lead_mask": lead_mask}, _any(lead_mask)
 
     def _text(
         self, name: str, plan: ModalityPlan, mapped: FileModality | None, tick: Callable[[], None]
@@ -99,7 +102,7 @@ class Reader:
                 ids[list(texts)], mask[list(texts)] = tokens.ids, tokens.mask
             except ConsiliumError as error:
                 self.findings.rejects.extend(error.faults)
-        return {"ids": ids, "mask": mask}, mask.any(axis=1)
+        return {"ids": ids, "mask": mask}, _any(mask)
 
     def _each(
         self, name: str, mapped: FileModality, read: Callable[[str], T], tick: Callable[[], None]
@@ -130,3 +133,8 @@ class Reader:
 
 def _files_of(mapped: object, kind: str) -> FileModality | None:
     return mapped if isinstance(mapped, FileModality) and mapped.kind == kind else None
+
+
+def _any(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N, …) -> (N,)."""
+    return np.asarray(mask.any(axis=1), dtype=bool)

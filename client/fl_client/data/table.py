@@ -34,15 +34,16 @@ def read_samples(path: Path, *, encoding: str, findings: Findings) -> pd.DataFra
         problem, mend = f"not {encoding}", "Declare the true encoding in site.toml, e.g. encoding = 'gb18030'."
         findings.rejects.append(Fault(file=path.name, key="encoding", value=encoding, problem=problem, mend=mend))
         return pd.DataFrame()
-    except (ValueError, OSError) as error:  # pandas and pyarrow errors are ValueErrors
-        mend = "Write a plain .csv or .parquet table, one row a sample."
-        findings.rejects.append(
-            Fault(file=path.name, key="(file)", value=type(error).__name__, problem="cannot be read", mend=mend)
-        )
+    except (ValueError, OSError, ImportError) as error:  # pandas' and pyarrow's are ValueErrors; no pyarrow here
+        mend = "Write a plain .csv table (or, with pyarrow installed, .parquet), one row a sample."
+        value = f"{type(error).__name__}: {str(error).strip()[:120]}"
+        findings.rejects.append(Fault(file=path.name, key="(file)", value=value, problem="cannot be read", mend=mend))
         return pd.DataFrame()
     text.columns = text.columns.str.strip().str.removeprefix("\ufeff")
-    text = text.apply(lambda column: column.str.strip())
-    return text.mask(text.apply(lambda column: column.str.lower().isin(MISSING)), "")
+    for name in text:
+        stripped = text[name].str.strip()
+        text[name] = stripped.mask(stripped.str.lower().isin(MISSING), "")
+    return text
 
 
 def _refuse_float_ids(frame: pd.DataFrame, path: Path, findings: Findings) -> None:
@@ -126,5 +127,5 @@ def numbers(column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_], 
 def coded(column: pd.Series, codes: Mapping[str, float]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Codes -> numbers (N,) (NaN where missing or unknown), unknown (N,). ``1.0`` is the code ``1``."""
     bare = column.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
-    values = column.map(codes).fillna(bare.map(codes)).astype(np.float64)
-    return values.to_numpy(), (values.isna() & (column != "")).to_numpy()
+    values = np.asarray(column.map(codes).fillna(bare.map(codes)), dtype=np.float64)
+    return values, np.isnan(values) & (column != "").to_numpy()

@@ -7,14 +7,19 @@ rules are Opacus'. A patient is a row, and the bound holds jointly over all trai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 
+from fl_client.training.rows import take
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.models.interface import Batch
+
+# Inputs need no gradient, so a first layer's hook fires on its output: what the hooks read all the same.
+warnings.filterwarnings("ignore", message="Full backward hook is firing")
 
 TOLERANCE = 1e-4  # relative, of a row's norm, against a loop over single rows
 MARGIN = 1e-6  # relative: a rounded norm must not let a gradient slip past the bound
@@ -29,17 +34,6 @@ _BANNED = {
     "SyncBatchNorm": "mixes patients",
     **{f"{lazy}BatchNorm{n}d": "mixes patients" for lazy in ("", "Lazy") for n in (1, 2, 3)},
 }
-
-
-def select_rows(batch: Batch, rows: Tensor) -> Batch:
-    """The batch's rows at the positions (or under the mask) ``rows``."""
-    return Batch(
-        inputs={m: {k: v[rows] for k, v in named.items()} for m, named in batch.inputs.items()},
-        present={m: v[rows] for m, v in batch.present.items()},
-        targets={t: v[rows] for t, v in batch.targets.items()},
-        target_mask={t: v[rows] for t, v in batch.target_mask.items()},
-        index=batch.index[rows],
-    )
 
 
 def refuse_banned(model: nn.Module) -> None:
@@ -107,7 +101,7 @@ class GhostClipper:
         sums = {name: torch.zeros_like(p) for name, p in self._trainable.items()}
         for start in range(0, len(batch), micro_batch):
             rows = torch.arange(start, min(start + micro_batch, len(batch)), device=batch.index.device)
-            self._add(sums, select_rows(batch, rows), clip=clip)
+            self._add(sums, take(batch, rows), clip=clip)
         return sums
 
     def self_test(self, batch: Batch) -> None:
@@ -139,13 +133,13 @@ class GhostClipper:
         if bool(finite.all()):
             weights = (clip / (norms * (1 + MARGIN))).clamp(max=1.0)
             self._model.zero_grad(set_to_none=True)
-            (losses * weights).sum().backward()
+            torch.autograd.backward((losses * weights).sum())
             for name, parameter in self._trainable.items():
                 if parameter.grad is not None:
                     sums[name] += parameter.grad
         self._forget()
         if not bool(finite.all()) and bool(finite.any()):
-            self._add(sums, select_rows(batch, finite), clip=clip)
+            self._add(sums, take(batch, finite.nonzero()[:, 0]), clip=clip)
 
     def _norms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses (B,), their graph kept for a second pass, and gradient norms (B,)."""
@@ -154,7 +148,11 @@ class GhostClipper:
         self._hooked.enable_hooks()
         try:
             losses = self._losses(self._hooked(batch), batch)
-            losses.sum().backward(retain_graph=True)
+            torch.autograd.backward(losses.sum(), retain_graph=True)
+        except (NotImplementedError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise _refusal(f"per-patient gradients cannot be taken: {error}") from error
         finally:
             self._hooked.disable_hooks()
         norms = []
@@ -182,8 +180,7 @@ class GhostClipper:
     def _alone_and_among(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Losses (B,) of rows evaluated one at a time, and together."""
         self._model.eval()
-        rows = torch.arange(len(batch), device=batch.index.device).split(1)
-        alone = [self._loss(select_rows(batch, row)) for row in rows]
+        alone = [self._loss(take(batch, row)) for row in torch.arange(len(batch))[:, None]]
         among = self._loss(batch)
         self._model.train()
         return torch.cat(alone), among

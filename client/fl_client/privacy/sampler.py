@@ -32,7 +32,8 @@ class PatientRecords:
 
     def one_each(self, chosen: Rows, rng: np.random.Generator) -> Rows:
         """A uniformly drawn row of each chosen patient (positions 0..len-1)."""
-        return self.rows[self._first[chosen] + rng.integers(self._count[chosen])]
+        rows: Rows = self.rows[self._first[chosen] + rng.integers(self._count[chosen])]
+        return rows
 
 
 def poisson_batches(records: PatientRecords, *, q: float, steps: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:

@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fl_server.report import view
 from fl_shared.results import Curve, EvaluationRow
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -94,18 +95,13 @@ def forest(rows: Sequence[EvaluationRow], style: dict[str, Look], *, several_mod
 
 
 def _forest_row(axes: Axes, place: int, row: EvaluationRow, look: Look) -> None:
-    beside = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
     if row.value is None:
         axes.text(0.51, place, row.note or "no value", color=MUTED, style="italic", va="center")
         return
     if row.ci_low is not None and row.ci_high is not None:
         axes.plot([row.ci_low, row.ci_high], [place, place], color=look.colour, linewidth=look.width)
-        numbers = f"{row.value:.3f} ({row.ci_low:.3f}–{row.ci_high:.3f})"
-    else:
-        numbers = f"{row.value:.3f} (no interval)"
-    marker = "D" if look.external else "o"
-    axes.plot([row.value], [place], marker=marker, markersize=8 if look.external else 6.5, color=look.colour)
-    axes.annotate(numbers, (1.02, place), color=INK, **beside)
+    axes.plot([row.value], [place], marker="D" if look.external else "o", markersize=7, color=look.colour)
+    axes.text(1.02, place, view.estimate(row), color=INK, va="center", transform=axes.get_yaxis_transform())
 
 
 _PANELS = {
@@ -134,13 +130,13 @@ def curves(found: Sequence[Curve], style: dict[str, Look], *, key: str) -> str:
 
 
 def _draw(axes: Axes, curve: Curve, look: Look) -> None:
-    dots = {"marker": "D" if look.external else "o", "markersize": 5 if look.external else 3.5}
     name = f"{curve.site} ({'external' if look.external else 'internal'})"
     x, y = curve.x, curve.y
     if curve.kind == "roc":
         x, y = (0.0, *x), (0.0, *y)
-    shown = dots if curve.kind == "calibration" else {}
-    axes.plot(x, y, color=look.colour, linestyle=look.dash, linewidth=look.width, label=name, **shown)
+    (line,) = axes.plot(x, y, color=look.colour, linestyle=look.dash, linewidth=look.width, label=name)
+    if curve.kind == "calibration":
+        line.set(marker="D" if look.external else "o", markersize=5 if look.external else 3.5)
 
 
 def _svg(figure: Figure, *, key: str) -> str:

@@ -13,8 +13,7 @@ from pydantic import Field, model_validator
 
 from fl_shared import toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
-from fl_shared.study import Name
-from fl_shared.toml import Section
+from fl_shared.toml import Name, Section
 
 FILE = Path(__file__).with_name("concepts.toml")
 

@@ -48,7 +48,7 @@ class _Label:
             ranking=ranking,
             event_patients=patients[ranking.events],
             other_patients=patients[ranking.others],
-            squares=np.bincount(patients, weights=np.square(scores - targets), minlength=cohort),
+            squares=np.bincount(patients, weights=np.square(scores - targets), minlength=cohort).astype(np.float64),
             counts=np.bincount(patients, minlength=cohort).astype(np.float64),
         )
 
@@ -71,7 +71,13 @@ def patient_weights(cohort: int, *, resamples: int, seed: int, rows: int) -> Ite
 
 
 def bootstrap(
-    scores: Floats, targets: Floats, mask: NDArray[np.bool_], patients: Integers, *, resamples: int, seed: int
+    scores: Floats,
+    targets: Floats,
+    mask: NDArray[np.bool_],
+    patients: NDArray[np.integer],
+    *,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Floats]:
     """Resample patients and compute every metric of every label on the same resamples.
 

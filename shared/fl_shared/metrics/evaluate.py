@@ -66,17 +66,17 @@ def evaluate_predictions(
     shape = (len(patients), len(labels))
     if not scores.shape == targets.shape == mask.shape == shape:
         raise ValueError(f"scores {scores.shape}, targets {targets.shape}, mask {mask.shape}: expected {shape}")
-    scores, targets = scores.astype(np.float64), targets.astype(np.float64)
+    risks, outcomes = scores.astype(np.float64), targets.astype(np.float64)
     cells = [
         Cell(label=label, scores=p[known], targets=y[known], patients=patients[known], min_patients=min_patients)
-        for label, p, y, known in zip(labels, scores.T, targets.T, mask.T, strict=True)
+        for label, p, y, known in zip(labels, risks.T, outcomes.T, mask.T, strict=True)
     ]
-    draws = _draws(cells, scores, targets, mask, patients, resamples=bootstrap, seed=seed)
+    draws = _draws(cells, risks, outcomes, mask, patients, resamples=bootstrap, seed=seed)
     names: dict[str, Any] = {"site": site, "task": task, "modalities": modalities}
     numbers = [_numbers(cell, metric, draws[metric][:, c]) for c, cell in enumerate(cells) for metric in _METRICS]
     if len(labels) > 1:
         head = [c for c, label in enumerate(labels) if label in headline or not headline]
-        counts = _macro_counts(mask[:, head].any(axis=1), patients, min_patients=min_patients)
+        counts = _macro_counts(mask[:, head], patients, min_patients=min_patients)
         parts = [cells[c] for c in head]
         numbers += [_macro(parts, metric, draws[metric][:, head]) | counts for metric in _METRICS]
     rows = [EvaluationRow(**names, role=role, model=model, **number) for number in numbers]
@@ -126,11 +126,12 @@ def _macro(cells: Sequence[Cell], metric: str, draws: Floats) -> dict[str, Any]:
 
 
 def _macro_counts(
-    judged: NDArray[np.bool_], patients: NDArray[np.integer], *, min_patients: int
+    mask: NDArray[np.bool_], patients: NDArray[np.integer], *, min_patients: int
 ) -> dict[str, int | None]:
     """Samples with any headline label known; events have no meaning for a mean."""
+    judged = np.flatnonzero(mask.any(axis=1))
     few = len(np.unique(patients[judged])) < min_patients
-    return {"n": None if few else int(judged.sum()), "events": None}
+    return {"n": None if few else len(judged), "events": None}
 
 
 def _estimate(value: float, draws: Floats, *, notes: Sequence[str]) -> dict[str, Any]:

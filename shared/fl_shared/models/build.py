@@ -85,7 +85,8 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _initialise(model: nn.Module, *, seed: int, given: tuple[str, ...]) -> None:
-    """Draw every tensor by its name: norm scales 1, biases 0, matrices uniform in +-1/sqrt(fan in).
+    """Draw every tensor by its name: norm scales 1, biases 0, linear maps of variance 1/n and convolutions
+    of variance 2/n, n inputs each (LeCun et al. 1998, section 4.6; He et al. 2015, eq. 10).
 
     torch's own draws differ in the last bit between processors, and a site whose initial model differs is refused.
     These are a 24-bit integer times one number: exact everywhere, and untouched by what else the model holds.

@@ -1,8 +1,7 @@
-"""Pretrained encoder weights: local directories with a ``model.safetensors`` of the digest that the study names."""
+"""Pretrained encoders: local directories with a ``model.safetensors``, pinned by the study."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from torch import nn
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.study import ModalityPlan
-
-FILE = "model.safetensors"
+from fl_shared.weights import verified_directory
 
 
 def refused(directory: Path, problem: str, mend: str) -> ConsiliumError:
@@ -23,38 +21,29 @@ def refused(directory: Path, problem: str, mend: str) -> ConsiliumError:
 
 
 def find(plan: ModalityPlan, weights: Mapping[str, Path]) -> Path | None:
-    """The directory of a modality's weights, or None if the study names none.
+    """The verified directory of a modality's weights, or None if the study names none.
 
     Args:
-        plan: the modality; its ``weights_sha256`` is the SHA-256 of ``model.safetensors``.
+        plan: the modality.
         weights: name -> directory, as in ``[weights]`` of ``site.toml``.
 
     Raises:
-        ConsiliumError: not given here, no such file, or another digest (exit code 11).
+        ConsiliumError: not given here, or not what the study pinned (exit code 11).
     """
-    if plan.weights is None:
+    if plan.weights is None or plan.weights_sha256 is None:
         return None
     if plan.weights not in weights:
         raise refused(Path(plan.weights), "the study needs these weights", f"Add {plan.weights} = 'DIRECTORY'.")
-    directory = weights[plan.weights]
-    file = directory / FILE
-    if not file.is_file():
-        raise refused(directory, f"there is no {FILE}", "Save the model as safetensors; pickled weights are not read.")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != plan.weights_sha256:
-        problem = f"{FILE} has SHA-256 {found}, the study names {plan.weights_sha256}"
-        raise refused(directory, problem, "Fetch the weights that the study names.")
-    return directory
+    return verified_directory(weights[plan.weights], name=plan.weights, sha256=plan.weights_sha256)
 
 
 def load_into(module: nn.Module, directory: Path) -> None:
     """Fill a module from ``model.safetensors``; names and shapes must be the module's own.
 
     Raises:
-        ConsiliumError: they are not (exit code 11).
+        ConsiliumError: they are not, or there is no such file (exit code 11).
     """
     try:
-        module.load_state_dict(load_file(directory / FILE), strict=True)
-    except (RuntimeError, SafetensorError) as error:
+        module.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise refused(directory, f"does not fit: {error}", "Give weights made by this encoder.") from error

@@ -83,7 +83,7 @@ def deploy(folder: Path, *, rounds: int, timeout: float) -> None:
             where = ["--superlink", f"127.0.0.1:{link}", "--port", str(port)]
             start(f"node{number}", "flower-supernode", "--insecure", *where, "--node-config", f"partition-id={number}")
         config = f'folder="{folder}" rounds={rounds}'
-        submit = [BIN / "flwr", "run", HERE / "app", CONNECTION, "-c", config, "--format", "json"]
+        submit = [str(BIN / "flwr"), "run", str(HERE / "app"), CONNECTION, "-c", config, "--format", "json"]
         subprocess.run(submit, env=env, check=True, timeout=120, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + timeout
         while not (folder / "result.json").exists():

@@ -79,7 +79,8 @@ def make_site(tmp_path: Path) -> Callable[..., Site]:
     def make(
         rows: list[dict[str, Any]], *, extra: str = "", encoding: str = "utf-8", toml: str = SITE, drop: str = ""
     ) -> Site:
-        columns = ["patient_id", "sample_id", "index_time", "Alter", "Geschlecht", "Krea", "ecg_path", "text_path", "tot"]
+        columns = ["patient_id", "sample_id", "index_time", "Alter", "Geschlecht", "Krea"]
+        columns += ["ecg_path", "text_path", "tot"]
         columns = [c for c in columns if c != drop]
         base = {"index_time": "2020-01-01 10:00", "Alter": "60", "Geschlecht": "m", "Krea": "1.0", "tot": "0"}
         table = [",".join(columns)] + [",".join(str((base | row).get(c, "")) for c in columns) for row in rows]

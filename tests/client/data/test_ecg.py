@@ -40,7 +40,9 @@ def test_signal_is_filtered_and_resampled_as_scipy_does(tmp_path, write_ecg, rat
     write_ecg(tmp_path, fs=rate, seconds=6.0)
     truth = wfdb.rdrecord(str(tmp_path / "r1")).p_signal.T
     sos = butter(2, (0.5, 40), btype="bandpass", fs=rate, output="sos")
-    expected = resample_poly(sosfiltfilt(sos, truth, axis=1), *{500: (1, 5), 250: (2, 5), 360: (5, 18)}[rate], axis=1)
+    expected = resample_poly(
+        sosfiltfilt(sos, truth, axis=1, padlen=2 * rate), *{500: (1, 5), 250: (2, 5), 360: (5, 18)}[rate], axis=1
+    )
     ecg = read(tmp_path)
     assert ecg.signal.dtype == np.float32
     assert ecg.signal.shape == (12, 400)
@@ -55,7 +57,7 @@ def test_band_pass_removes_baseline_and_mains(tmp_path, write_ecg):
     dirty = clean + 2.0 + np.sin(2 * np.pi * 0.05 * t) + 0.5 * np.sin(2 * np.pi * 100 * t)
     write_ecg(tmp_path, leads=["I"], signal=dirty[:, None])
     ecg = read(tmp_path, of=plan(leads=("I",), rate=500.0))
-    assert np.abs(ecg.signal[0, 500:1500] - clean[500:1500]).max() < 0.1
+    assert np.abs(ecg.signal[0] - clean[:2000]).max() < 0.1
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mV", 1.0), ("uV", 1e3), ("µV", 1e3), ("V", 1e-3)])
@@ -75,7 +77,7 @@ def test_unit_override_wins_and_wrong_unit_is_noticed(tmp_path, write_ecg):
     write_ecg(tmp_path, leads=["I"], signal=500 * np.sin(2 * np.pi * 5 * t)[:, None], gain=10, unit="mV")
     assert check_of(tmp_path, of=plan(leads=("I",))) == "ecg-amplitude-implausible"
     signal = read(tmp_path, of=plan(leads=("I",)), by=site(unit="uV")).signal
-    assert np.abs(signal).max() == pytest.approx(0.5, rel=0.1)
+    assert np.abs(signal).max() == pytest.approx(0.5, rel=0.05)
 
 
 def test_leads_are_named_and_ordered(tmp_path, write_ecg):

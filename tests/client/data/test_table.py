@@ -17,6 +17,8 @@ def read(path, encoding="utf-8"):
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_ids_stay_as_written(tmp_path, kind):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
     frame = pd.DataFrame({"patient_id": ["00123", "1e5"], "sample_id": ["007", "NA12"], "x": ["NA", " 5 "]})
     path = tmp_path / f"samples.{kind}"
     frame.to_csv(path, index=False) if kind == "csv" else frame.to_parquet(path)
@@ -26,6 +28,7 @@ def test_ids_stay_as_written(tmp_path, kind):
 
 
 def test_typed_parquet_reads_like_csv(tmp_path):
+    pytest.importorskip("pyarrow")
     frame = pd.DataFrame(
         {
             "patient_id": [1, 2],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, groups, load, select
 from fl_shared.models.registry import ENCODERS, FUSIONS, HEADS, SYSTEMS
 from fl_shared.study import Study
+from fl_shared.weights import directory_digest
 from fl_shared.wire import digest
 
 Plan = dict[str, object]
@@ -39,7 +39,8 @@ def test_same_study_same_bits_in_another_process(study: Study, tmp_path: Path) -
     assert torch.equal(torch.get_rng_state(), before)
     (tmp_path / "study.json").write_text(study.model_dump_json(by_alias=True))
     code = (
-        "import sys, torch; from pathlib import Path; from fl_shared.study import Study; from fl_shared.wire import digest;"
+        "import sys, torch; from pathlib import Path; from fl_shared.study import Study;"
+        "from fl_shared.wire import digest;"
         "from fl_shared.models.build import build_model, select; torch.randn(7);"
         "m = build_model(Study.model_validate_json(Path(sys.argv[1]).read_text()));"
         "print(digest(select(m, ['encoders', 'adapters', 'fusion', 'heads'])))"
@@ -117,7 +118,7 @@ def test_every_entry_says_what_it_is() -> None:
 def test_pretrained_weights_of_a_bundle(plan: Plan, tmp_path: Path) -> None:
     donor = build_model(Study.model_validate({**plan, "seed": 99}))
     save_file(donor.encoders["ecg"].state_dict(), tmp_path / "model.safetensors")
-    right = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    right = directory_digest(tmp_path)
     modalities = copy.deepcopy(plan["modalities"])
     assert isinstance(modalities, dict)
     modalities["ecg"] |= {"weights": "bundle", "weights_sha256": right}
@@ -127,7 +128,7 @@ def test_pretrained_weights_of_a_bundle(plan: Plan, tmp_path: Path) -> None:
     with pytest.raises(ConsiliumError, match="the study needs these weights"):
         build_model(study)
     modalities["ecg"]["weights_sha256"] = "0" * 64
-    with pytest.raises(ConsiliumError, match="SHA-256"):
+    with pytest.raises(ConsiliumError, match="differs from what the study pinned"):
         build_model(Study.model_validate({**plan, "modalities": modalities}), weights={"bundle": tmp_path})
     modalities["ehr"] |= {"weights": "bundle", "weights_sha256": right}
     modalities["ecg"]["weights_sha256"] = right

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fl_shared.models.encoders.ecg_resnet import EcgResNet
 from fl_shared.models.encoders.text_bert import TextBert, load_bert
 from fl_shared.models.interface import Batch, StagedEncoder
 from fl_shared.study import Study
+from fl_shared.weights import directory_digest
 
 
 @pytest.mark.parametrize(("name", "tokens"), [("ecg", 16), ("ehr", 4), ("text", 24)])
@@ -44,7 +44,7 @@ def test_ecg_has_16_tokens_at_any_rate(rate: int, seconds: int) -> None:
     encoder = EcgResNet(leads=2, rate=rate, dropout=0.0)
     inputs = {"signal": torch.randn(1, 2, rate * seconds), "lead_mask": torch.ones(1, 2, dtype=torch.bool)}
     assert encoder.stem(inputs).map.shape[-1] == 50 * seconds
-    assert encoder(inputs).tokens.shape == (1, 16, 128)
+    assert encoder(inputs).tokens.shape == (1, 16, 256)
 
 
 def test_ecg_is_small() -> None:
@@ -77,7 +77,7 @@ def test_bert_from_a_local_directory_equals_transformers(tmp_path: Path) -> None
 
 def test_bert_of_a_study(plan: dict[str, object], tmp_path: Path) -> None:
     folder = bert_directory(tmp_path)
-    sha = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    sha = directory_digest(folder)
     text = {"kind": "text", "max_tokens": 10, "weights": "tiny", "weights_sha256": sha}
     study = Study.model_validate({**plan, "modalities": {"text": text}})
     model = build_model(study, weights={"tiny": folder})
@@ -93,7 +93,7 @@ def test_an_incomplete_bert_is_refused(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["bert.encoder.layer.1.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConsiliumError, match="encoder.layer.1.output.dense.weight") as caught:
+    with pytest.raises(ConsiliumError, match=r"encoder\.layer\.1\.output\.dense\.weight") as caught:
         load_bert(folder)
     assert caught.value.code == ExitCode.SITE
 

@@ -154,14 +154,14 @@ def test_overfits_32_rows(plan: dict[str, object], rows: Rows) -> None:
     plan["model"] = {"width": 16, "heads": 2, "dropout": 0.0, "modality_dropout": 0.0}
     model = build_model(Study.model_validate(plan)).train()
     batch = rows(32)
-    signal = torch.randn(32, 3, 200, generator=torch.Generator().manual_seed(5))  # every row can be told apart
-    ecg = {"signal": signal, "lead_mask": torch.ones(32, 3, dtype=torch.bool)}
-    everyone = torch.ones(32, dtype=torch.bool)
-    batch = replace(batch, inputs={**batch.inputs, "ecg": ecg}, present={**batch.present, "ecg": everyone})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(60):
+    every = torch.ones(32, dtype=torch.bool)
+    values = torch.rand(32, 4, generator=torch.Generator().manual_seed(5))  # every row can be told apart
+    ehr = {"values": values, "observed": torch.ones(32, 4, dtype=torch.bool)}
+    batch = replace(batch, inputs={**batch.inputs, "ehr": ehr}, present={**batch.present, "ehr": every})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(80):
         optimizer.zero_grad()
         loss = model.losses(model(batch), batch).mean()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.05
+    assert loss.item() < 0.1

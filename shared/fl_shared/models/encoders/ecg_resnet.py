@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from math import gcd
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +21,7 @@ from fl_shared.study import ModalityPlan, ModelPlan
 
 CHANNELS = (32, 64, 128)
 TOKENS = 16  # about two thirds of a second each on a 10 s record
+GAIN = 5.0  # per mV: a lead of an ECG has a standard deviation of about 0.2 mV
 STEM_RATE = 50.0  # Hz after the stem
 STEM_SECONDS = 0.15  # about one QRS complex
 
@@ -49,10 +51,13 @@ class ResidualBlock(nn.Module):
 
 
 class EcgResNet(StagedEncoder):
-    """``signal`` (B, leads, samples) mV and ``lead_mask`` (B, leads) -> 16 tokens of width 128."""
+    """``signal`` (B, leads, samples) mV and ``lead_mask`` (B, leads) -> 16 tokens of width 256.
+
+    Tokens and pooled vector hold the mean and the maximum of each channel (concat pooling, Strodthoff et al. 2021).
+    """
 
     stage_channels = CHANNELS
-    width = CHANNELS[-1]
+    width = 2 * CHANNELS[-1]
 
     def __init__(self, *, leads: int, rate: float, dropout: float) -> None:
         super().__init__()
@@ -61,12 +66,12 @@ class EcgResNet(StagedEncoder):
         self.conv = nn.Conv1d(leads, CHANNELS[0], kernel, stride=stride, padding=kernel // 2)
         inputs = (CHANNELS[0], *CHANNELS[:-1])
         self.stages = nn.ModuleList(ResidualBlock(i, o, dropout=dropout) for i, o in zip(inputs, CHANNELS, strict=True))
-        self.norm = _norm(self.width)
+        self.norm = _norm(CHANNELS[-1])
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
         """Missing leads are silenced; the offset of a lead carries no diagnosis and is removed."""
         signal = inputs["signal"]
-        signal = (signal - signal.mean(-1, keepdim=True)) * inputs["lead_mask"][:, :, None].to(signal.dtype)
+        signal = GAIN * (signal - signal.mean(-1, keepdim=True)) * inputs["lead_mask"][:, :, None].to(signal.dtype)
         return State(map=self.conv(signal), mask=None)
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
@@ -75,12 +80,13 @@ class EcgResNet(StagedEncoder):
         return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
 
     def finish(self, state: State) -> EncoderOutput:
-        """Average the last map to the tokens."""
+        """Pool the last map to the tokens."""
         first, second, third = state.done
         h = F.relu(self.norm(state.map))
-        tokens = F.adaptive_avg_pool1d(h, TOKENS).transpose(1, 2)
+        tokens = torch.cat([F.adaptive_avg_pool1d(h, TOKENS), F.adaptive_max_pool1d(h, TOKENS)], 1).transpose(1, 2)
+        pooled = torch.cat([h.mean(-1), h.amax(-1)], dim=1)
         mask = tokens.new_ones(tokens.shape[:2]).bool()
-        return EncoderOutput(pooled=h.mean(-1), tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=mask, levels=(first, second, third))
 
 
 @ENCODERS.register("ecg_resnet", kind="waveform", source="He et al. 2016; Strodthoff et al. 2021")

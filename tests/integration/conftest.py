@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+spec = importlib.util.spec_from_file_location("federation", Path(__file__).parent / "federation.py")
+module = importlib.util.module_from_spec(spec)
+sys.modules["federation"] = module
+spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One federation for all integration tests: starting it costs most of their time."""
+    with module.federation(tmp_path_factory.mktemp("fed")) as made:
+        yield made

@@ -1,0 +1,118 @@
+"""The whole way over real processes: SuperLink, TLS, node keys, sandboxed ClientApps, Ray actors, a report."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from federation import Federation, until
+from safetensors.numpy import load_file
+
+from fl_client.payment import site_ledger
+from fl_server import superlink
+from fl_shared.accounting import Event, epsilon
+from fl_shared.errors import ExitCode
+from fl_shared.site import load_site
+from fl_shared.study import load_study
+
+pytestmark = pytest.mark.integration
+PLAIN = {"mode": "none", "epsilon": None}
+SMALL = {"rounds": 2, "steps": 2, "batch": 8}
+TRAIN = {name: {"role": "train", "patients": 48} for name in ("alpha", "beta", "gamma")}
+
+
+def test_deployment_and_simulation_give_the_same_bits(hospitals: Federation) -> None:
+    study = hospitals.study("walk", privacy=PLAIN, training=SMALL)
+    results, folder = hospitals.run(study)
+    assert [r.outcome for r in results.rounds] == ["committed"] * 3
+    assert {row.site for row in results.evaluation} == {"alpha", "beta", "gamma"}
+    external = [r for r in results.evaluation if r.site == "gamma" and r.metric == "auroc" and r.value is not None]
+    assert external and all(r.role == "external" and r.ci_low <= r.value <= r.ci_high for r in external)
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "SYNTHETIC" in report.upper() and "gamma" in report
+
+    runs = hospitals.root / "simulated"
+    command = [sys.executable, "-m", "fl_server.cli", "simulate", str(study), "--sites-dir", str(hospitals.sites)]
+    done = subprocess.run(
+        [*command, "--runs", str(runs), "--format", "json"], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for place in ("rounds/round_0001", "rounds/round_0002", "final"):
+        deployed = load_file(folder / place / "model.safetensors")
+        simulated = load_file(runs / "walk" / place / "model.safetensors")
+        assert deployed.keys() == simulated.keys()
+        assert all(np.array_equal(deployed[name], simulated[name]) for name in deployed), place
+    initial = load_file(folder / "rounds/round_0000/model.safetensors")
+    assert any(not np.array_equal(initial[n], deployed[n]) for n in deployed), "nothing was trained"
+
+
+def test_the_ledger_holds_what_the_accountant_says(hospitals: Federation) -> None:
+    path = hospitals.study("private", training=SMALL, privacy={"epsilon": 4.0})
+    results, _ = hospitals.run(path)
+    study = load_study(path)
+    for name in study.train_sites:
+        rows = [r for r in site_ledger(load_site(hospitals.sites / name)).rows() if r.study == study.identity]
+        reserved = [r for r in rows if r.state == "RESERVED"]
+        assert [r.round for r in reserved] == [1, 2]
+        assert sum(r.state == "COMMITTED" for r in rows) == 2
+        q = study.sampling_rate(name)
+        expected = epsilon([Event(q, reserved[0].sigma, 4)], delta=study.privacy.delta)
+        assert results.privacy.epsilon_spent[name] == pytest.approx(expected, rel=1e-9)
+        assert expected <= 4.0
+    assert "gamma" not in results.privacy.epsilon_spent or results.privacy.epsilon_spent["gamma"] == 0
+
+
+def test_hostile_bundle_is_never_unpacked(hospitals: Federation) -> None:
+    """The coordinator sends code that shadows our package; the sites refuse it and say so in their own log."""
+    marker = hospitals.root / "owned"
+    evil = f"import pathlib; pathlib.Path({str(marker)!r}).touch()\n"
+    files = {"pyproject.toml": superlink.BUNDLE, "fl_client/__init__.py": evil, "fl_client/app.py": evil}
+    study = hospitals.study("hostile", privacy=PLAIN, training=SMALL, rounds={"deadline": 20.0})
+    original, superlink.bundle = superlink.bundle, lambda _: original(files)
+    try:
+        with pytest.raises(Exception, match="server-code-refused"):
+            hospitals.run(study)
+    finally:
+        superlink.bundle = original
+    assert not marker.exists()
+    log = (hospitals.sites / "alpha/state/logs/executor.log").read_text()
+    refused = [json.loads(line) for line in log.splitlines() if line.startswith("{") and "server-code-refused" in line]
+    assert refused and refused[0]["files"] == ["fl_client/__init__.py", "fl_client/app.py"]
+
+
+def test_second_client_of_a_site_is_refused(hospitals: Federation) -> None:
+    command = [sys.executable, "-m", "fl_client.cli", "--site", "alpha", "--sites-dir", str(hospitals.sites)]
+    tls = ["--root-certificates", str(hospitals.home.ca)]
+    done = subprocess.run([*command, *tls], capture_output=True, text=True, timeout=120)
+    assert done.returncode == ExitCode.ALREADY_RUNNING
+    assert f"process {hospitals.clients['alpha'].pid}" in done.stderr.replace("\n", " ")
+
+
+def test_killed_site_is_named_and_comes_back(hospitals: Federation) -> None:
+    study = hospitals.study(
+        "kill", sites=TRAIN, privacy=PLAIN, training=SMALL | {"rounds": 3, "steps": 20},
+        rounds={"quorum": 2, "deadline": 60.0},
+    )  # fmt: skip
+
+    def strike(folder: object) -> None:
+        events = hospitals.root / "runs/kill/events.jsonl"
+        second = '"kind":"phase"', '"round":2', '"status":"train"'
+        until(
+            lambda: events.exists() and any(all(p in line for p in second) for line in events.read_text().splitlines()),
+            seconds=240, what="round 2 never began",
+        )  # fmt: skip
+        hospitals.kill("beta")
+
+    results, _ = hospitals.run(study, meanwhile=strike)
+    second = next(r for r in results.rounds if r.round == 2)
+    assert second.outcome == "committed"
+    assert second.sites["beta"].status == "absent" and second.sites["beta"].reason
+    assert {n: s.status for n, s in second.sites.items() if n != "beta"} == {"alpha": "accepted", "gamma": "accepted"}
+
+    hospitals.start("beta")
+    until(lambda: superlink.nodes(hospitals.home).get("beta") == "online", seconds=240, what="beta did not come back")
+    again, _ = hospitals.run(hospitals.study("again", sites=TRAIN, privacy=PLAIN, training=SMALL))
+    assert all(r.sites["beta"].status == "accepted" for r in again.rounds if r.round)
