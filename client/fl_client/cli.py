@@ -98,14 +98,15 @@ def ledger(
     context: typer.Context,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """What this cohort has spent: every reservation, and the epsilon of all together. Exit code 16 if it was altered."""
+    """Show every reservation and the epsilon of all together. Exit code 16 when the ledger was altered."""
     from fl_client.payment import site_ledger
 
     site: Site = context.obj
     book = site_ledger(site)  # it reads nothing that does not verify
     rows = [row.model_dump(mode="json") for row in book.rows()]
     spent = book.spent(site.privacy.delta)
-    body = {"site": site.name, "epsilon": spent, "delta": site.privacy.delta, "cap": site.privacy.epsilon_cap, "rows": rows}  # fmt: skip
+    limits = {"delta": site.privacy.delta, "cap": site.privacy.epsilon_cap}
+    body = {"site": site.name, "epsilon": spent, **limits, "rows": rows}
 
     def show(console: Console) -> None:
         table = Table("seq", "study", "round", "state", "sigma", "q", "steps", "epsilon after", title=f"{site.name}")

@@ -31,13 +31,14 @@ from flwr.supercore.protobuf import client as protobuf_client
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fl_client.app import app
+from fl_shared.pacing import pause
 
 # by name: the package exports a function that hides the module of the same name
 clientapp_runtime: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
 
 ADDRESS = "site"  # a host name only for the URL: the transport is the UNIX socket
 ALLOWED = {"pyproject.toml", ".info/CONTENT"}
-BUSY, IDLE, COOL_DOWN = 0.05, 0.5, 30.0  # seconds between polls while a study runs, otherwise, and until then
+SHORTEST, LONGEST = 0.03, 1.0  # seconds between polls
 
 
 def main() -> None:
@@ -57,13 +58,13 @@ def main() -> None:
         try:
             found = client.AcquireTask(wanted)
         except httpx.HTTPError:  # the SuperNode restarts: its supervisor says so, this process only waits
-            time.sleep(IDLE)
+            time.sleep(LONGEST)
             continue
         if found.HasField("task") and found.token:
             _run(found.token)
             last = time.monotonic()
         else:
-            time.sleep(BUSY if time.monotonic() - last < COOL_DOWN else IDLE)
+            time.sleep(pause(time.monotonic() - last, shortest=SHORTEST, longest=LONGEST))
 
 
 def _run(token: str) -> None:

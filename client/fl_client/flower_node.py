@@ -9,40 +9,28 @@ Private API of flwr 1.41 (contract-tested): the names ``uvicorn`` in `flower_sup
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import os
-import signal
 import sys
 import time
 from typing import Any
 
 import uvicorn
 
+from fl_shared.pacing import pause
+
 # by name: the packages export functions that hide the modules of the same name
 launcher: Any = importlib.import_module("flwr.supernode.cli.flower_supernode")
 node_loop: Any = importlib.import_module("flwr.supernode.start_client_internal")
 
-BUSY, IDLE, COOL_DOWN = 0.1, 2.0, 30.0  # seconds: while a study runs, otherwise, and until then
-PR_SET_PDEATHSIG = 1
+SHORTEST, LONGEST_FOR_WORK, LONGEST_FOR_REPLY = 0.05, 2.0, 0.5  # seconds between polls
 
 
 def main() -> None:
-    """``python -m fl_client.flower_node SOCKET PARENT_PID <flower-supernode arguments>``."""
-    socket, parent = sys.argv[1], int(sys.argv[2])
-    die_with_parent(parent)
-    launcher.uvicorn = _Uvicorn(socket)
+    """``python -m fl_client.flower_node SOCKET <flower-supernode arguments>``."""
+    launcher.uvicorn = _Uvicorn(sys.argv[1])
     node_loop.time = _Clock()
-    sys.argv = ["flower-supernode", *sys.argv[3:]]
+    sys.argv = ["flower-supernode", *sys.argv[2:]]
     launcher.flower_supernode()
-
-
-def die_with_parent(parent: int) -> None:
-    """End when the supervisor ends, however it ends (Linux; elsewhere the supervisor's own clean-up must do)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the call
-            sys.exit(0)
 
 
 class _Uvicorn:
@@ -60,20 +48,21 @@ class _Uvicorn:
 
 
 class _Clock:
-    """``time`` for the node's loop: 3 s waits become short while a study runs, 0.5 s waits always."""
+    """``time`` for the node's loop: its fixed waits become short at first and longer with the time waited."""
 
     time, monotonic = staticmethod(time.time), staticmethod(time.monotonic)
 
     def __init__(self) -> None:
-        self._last_reply = 0.0
+        self._waiting_for_reply = False
+        self._since = 0.0
 
     def sleep(self, seconds: float) -> None:
         """Called with 3 when no message waits, and with 0.5 while a reply is being made."""
-        if seconds < 1:
-            self._last_reply = time.monotonic()
-            time.sleep(BUSY / 2)
-        else:
-            time.sleep(BUSY if time.monotonic() - self._last_reply < COOL_DOWN else IDLE)
+        for_reply, now = seconds < 1, time.monotonic()
+        if for_reply != self._waiting_for_reply:
+            self._waiting_for_reply, self._since = for_reply, now
+        longest = LONGEST_FOR_REPLY if for_reply else LONGEST_FOR_WORK
+        time.sleep(pause(now - self._since, shortest=SHORTEST, longest=longest))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _serve(site: Site, options: JoinOptions, *, lock: SiteLock, console: Console
                 socket=runtime.socket,
             )
             AuditLog(site.state_dir / "audit.jsonl").append("site", "joined", sandbox=confined.kind)
-            supervise(children, stop=_stop_event(), died=say.died)
+            supervise(children, until=_stop_event(), died=say.died)
             say("stopping")
         finally:
             runtime.stop(grace=GRACE_SECONDS)

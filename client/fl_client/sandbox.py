@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from fl_client import landlock
+from fl_shared import pacing
 from fl_shared.errors import ConsiliumError, ExitCode
 
 Kind = Literal["bubblewrap", "landlock", "none"]
@@ -89,7 +90,13 @@ def choose(*, exchange: Path, protected: Sequence[Path], opt_out: str = "") -> S
 
 def code_paths() -> list[str]:
     """What a confined process may read: system libraries, the interpreter, its packages and the thin client's code."""
-    own = [Path(__file__).parent, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parent]
+    own = [
+        Path(__file__).parent,
+        Path(pacing.__file__).parent,
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+        Path(sys.executable).resolve().parent,
+    ]
     paths = dict.fromkeys([p for p in SYSTEM if Path(p).exists()] + [str(p) for p in own])
     return [p for p in paths if not any(p != q and Path(p).is_relative_to(q) for q in paths)]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_client.sandbox import Sandbox
+from fl_shared.processes import end_with_parent, stop
 from fl_shared.site import Site
 
 FIRST_PAUSE, LONGEST_PAUSE, HEALTHY_AFTER = 1.0, 30.0, 60.0  # seconds
@@ -41,7 +42,13 @@ class Child:
         """Start it; output goes to its log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.log.parent
+                self.command,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.log.parent,
+                preexec_fn=end_with_parent,
             )
         self.started = time.monotonic()
         self.restarts += 1
@@ -50,20 +57,15 @@ class Child:
         """SIGTERM, and SIGKILL after a grace."""
         if self.process is None or self.process.poll() is not None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop(self.process, grace=STOP_SECONDS)
 
 
-def supervise(children: Sequence[Child], *, stop: threading.Event, died: Callable[[str, int, float], None]) -> None:
-    """Run until ``stop`` is set. ``died(name, exit code, pause)`` is told of every death."""
+def supervise(children: Sequence[Child], *, until: threading.Event, died: Callable[[str, int, float], None]) -> None:
+    """Run until ``until`` is set. ``died(name, exit code, pause)`` is told of every death."""
     for child in children:
         child.start()
     try:
-        while not stop.wait(TICK):
+        while not until.wait(TICK):
             for child in children:
                 _tend(child, died)
     finally:
@@ -90,7 +92,7 @@ def flower_processes(
     logs.mkdir(mode=0o700, exist_ok=True)
     node_socket = sandbox.exchange / "node.sock"
     node = [
-        *(sys.executable, "-m", "fl_client.flower_node", str(node_socket), str(os.getpid())),
+        *(sys.executable, "-m", "fl_client.flower_node", str(node_socket)),
         *("--root-certificates", str(certificates), "--superlink", superlink),
         *("--auth-supernode-private-key", str(key), "--isolation", "process"),
     ]

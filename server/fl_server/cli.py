@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,7 @@ REFRESH_SECONDS = 5.0
 def up(
     home: HomeOption = HOME,
     port: Annotated[int, typer.Option(help="Loopback port of SuperLink (0: a free one).")] = 0,
-    host: Annotated[str, typer.Option(help="Name or address that sites connect to (in the certificate).")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Name that sites connect to (in the certificate).")] = "127.0.0.1",
     runs: RunsOption = RUNS,
     metrics_port: Annotated[int, typer.Option(help="Loopback port of /metrics (0: a free one).")] = 0,
 ) -> None:
@@ -128,6 +129,7 @@ def demo(
     fmt: FormatOption = Format.TEXT,
 ) -> None:
     """Everything on one machine: a site process each, a federated run, external validation, the report."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every process is ended
     from fl_server.demo import demonstrate
 
     results, folder = demonstrate(data, out=out, console=Console(stderr=True))

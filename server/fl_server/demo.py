@@ -20,13 +20,14 @@ from fl_server import superlink
 from fl_server.launch import prepare
 from fl_server.watch import submit_and_wait
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.processes import end_with_parent, stop
 from fl_shared.results import Results
 from fl_shared.site import load_site
 from fl_shared.study import load_study
 from fl_sites.importers.ptb_xl import import_ptb_xl
 from fl_sites.synthetic.cohort import synthesize
 
-JOIN_SECONDS = 180.0
+JOIN_SECONDS, STOP_SECONDS = 180.0, 30.0
 SYNTHETIC_SITES, SYNTHETIC_PATIENTS = ["aachen", "bern", "chengdu", "nanjing"], 150
 
 
@@ -108,17 +109,20 @@ def client(
         command += ["--ray-address", address]
     with (log / f"{name}.log").open("ab") as output:
         process = subprocess.Popen(
-            command, env=os.environ | extra, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            command,
+            env=os.environ | extra,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=end_with_parent,
         )
     try:
         yield process
     finally:
-        superlink.stop(process)
+        stop(process, grace=STOP_SECONDS)
 
 
-def await_online(
-    home: superlink.Home, clients: Mapping[str, subprocess.Popen[bytes]], *, console: Console
-) -> None:
+def await_online(home: superlink.Home, clients: Mapping[str, subprocess.Popen[bytes]], *, console: Console) -> None:
     """Wait until every site is connected.
 
     Raises:

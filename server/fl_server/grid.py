@@ -13,9 +13,10 @@ from flwr.serverapp import Grid
 from pydantic import ValidationError
 
 from fl_server.fleet import Answer, Arrived, Missing, Question
+from fl_shared.pacing import pause
 from fl_shared.wire import Arrays, Reply, Request, from_npy, to_npy
 
-POLL = 0.2  # seconds between questions to SuperLink; Flower's own Grid waits 3
+SHORTEST, LONGEST = 0.05, 1.0  # seconds between questions to SuperLink; Flower's own Grid waits 3
 TYPES = {"hello": "query", "train": "train", "encoders": "query", "evaluate": "evaluate"}
 REASONS = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "server-code-refused",
@@ -51,7 +52,8 @@ class GridFleet:
         self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
     ) -> Mapping[str, Answer | Missing]:
         """See `Fleet.hello`."""
-        end = time.monotonic() + deadline
+        began = time.monotonic()
+        end = began + deadline
         found: dict[str, Answer | Missing] = {}
         pending: dict[str, str] = {}
         while (waiting := [s for s in sites if s not in found]) and time.monotonic() < end:
@@ -60,7 +62,7 @@ class GridFleet:
             pending |= self._push({s: (request, {}) for s in ready}, ready)
             found |= self._pull(pending, arrived)
             if len(found) < len(sites):
-                time.sleep(POLL)
+                self._pause(began)
         asked = set(pending.values())
         return found | {
             s: Missing(reason="no-reply" if s in asked else "not-connected") for s in sites if s not in found
@@ -70,15 +72,19 @@ class GridFleet:
         self, questions: Mapping[str, Question], *, deadline: float, arrived: Arrived
     ) -> Mapping[str, Answer | Missing]:
         """See `Fleet.ask`."""
-        end = time.monotonic() + deadline
+        began = time.monotonic()
+        end = began + deadline
         online = self._online()
         found: dict[str, Answer | Missing] = {s: Missing(reason="not-connected") for s in questions if s not in online}
         pending = self._push({s: q for s, q in questions.items() if s in online}, online)
         while pending and time.monotonic() < end:
             found |= self._pull(pending, arrived)
             if pending:
-                time.sleep(POLL)
+                self._pause(began)
         return found | {site: Missing(reason="no-reply") for site in pending.values()}
+
+    def _pause(self, began: float) -> None:
+        time.sleep(pause(time.monotonic() - began, shortest=SHORTEST, longest=LONGEST))
 
     def _push(self, questions: Mapping[str, Question], nodes: Mapping[str, int]) -> dict[str, str]:
         """Send; message id -> site. Arrays that several sites get are encoded once."""

@@ -38,9 +38,7 @@ class SimulatedSites:
     state_dir: str
     names: tuple[str, ...]
 
-    def __call__(
-        self, context: Context, message: str, arrays: Mapping[str, bytes]
-    ) -> tuple[str, Mapping[str, bytes]]:
+    def __call__(self, context: Context, message: str, arrays: Mapping[str, bytes]) -> tuple[str, Mapping[str, bytes]]:
         """Answer as the site of this partition."""
         name = self.names[int(context.node_config["partition-id"])]
         return _service(self.sites_dir, self.state_dir, name).handle(message, arrays)

@@ -7,13 +7,11 @@ port, has no authentication of its own; the TLS front (``deploy/nginx``) lets on
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import io
 import json
 import os
-import signal
-import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -39,9 +37,9 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fl_server import certificates
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.processes import end_with_parent, free_port, stop
 
 START_SECONDS, STOP_SECONDS = 60.0, 15.0
-PR_SET_PDEATHSIG = 1
 BUNDLE = """[project]
 name = "consilium"
 version = "1.0.0"
@@ -104,7 +102,7 @@ def environment(home: Home) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
@@ -136,37 +134,15 @@ def running(home: Home, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[l
     finally:
         home.endpoint.unlink(missing_ok=True)
         for process in reversed(processes):
-            stop(process)
+            stop(process, grace=STOP_SECONDS)
 
 
 def _spawn(command: list[str], home: Home, name: str) -> subprocess.Popen[bytes]:
     with (home.path / "logs" / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
             [str(Path(sys.executable).parent / command[0]), *command[1:]],
-            env=environment(home), stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent,
+            env=environment(home), stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=end_with_parent,
         )  # fmt: skip
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL after a grace."""
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_up(address: str, process: subprocess.Popen[bytes], home: Home) -> None:
@@ -181,9 +157,7 @@ def _wait_until_up(address: str, process: subprocess.Popen[bytes], home: Home) -
     )
 
 
-def _context(home: Home) -> object:
-    import ssl
-
+def _context(home: Home) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(home.ca))
 
 

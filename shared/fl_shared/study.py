@@ -190,7 +190,10 @@ class Study(Section):
     @property
     def shared_groups(self) -> tuple[str, ...]:
         """Prefixes of the parameter groups that leave a site every round."""
-        return PARTS if self.training.encoders == "shared" else ("fusion", "heads")
+        if self.training.encoders == "shared":
+            return PARTS
+        # over frozen encoders the adapters are all that could drift apart between sites
+        return ("adapters", "fusion", "heads") if self.training.encoders == "frozen" else ("fusion", "heads")
 
     def sampling_rate(self, site: str) -> float:
         """Poisson rate q of a site: expected patients a step over declared patients."""

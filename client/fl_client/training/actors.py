@@ -225,7 +225,7 @@ class RayPool:
         ]
         if plan.actors > 1:
             seconds = max(1.0, end - time.monotonic())
-            rendezvous = str(self._scratch / f"group-{secrets.token_hex(4)}")
+            rendezvous = str(Path(tempfile.mkdtemp(dir=self._scratch)) / "group")
             _gather([actor.join.remote(rendezvous, seconds) for actor in self._actors], end)
 
     def _drop(self) -> None:

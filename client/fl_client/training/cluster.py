@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from fl_client.files import private_dir, write_private
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.processes import end_with_parent, free_port, stop
 
 START_SECONDS, STOP_SECONDS = 120.0, 20.0
 OBJECT_STORE_BYTES = 78_643_200  # Ray's minimum: arrays are small, data stay in the actors
@@ -43,7 +43,7 @@ def shared_ray(folder: Path, *, cpus: int) -> Iterator[dict[str, str]]:
     token, log = private_dir(folder) / "token", folder / "ray.log"
     write_private(token, secrets.token_hex(32).encode())
     environment = QUIET | {"RAY_AUTH_TOKEN_PATH": str(token.resolve())}
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     # Ray puts UNIX sockets below this folder, whose paths are limited to 107 bytes
     with tempfile.TemporaryDirectory(prefix="fl-ray-", ignore_cleanup_errors=True) as scratch:
         command = [
@@ -53,18 +53,18 @@ def shared_ray(folder: Path, *, cpus: int) -> Iterator[dict[str, str]]:
         ]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                command,
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=end_with_parent,
             )
         try:
             _await(process, log)
             yield environment | {"CONSILIUM_RAY_ADDRESS": address}
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, grace=STOP_SECONDS)
 
 
 def _await(process: subprocess.Popen[bytes], log: Path) -> None:
@@ -74,9 +74,3 @@ def _await(process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.2)
     raise ConsiliumError(f"Ray did not start; see {log}", code=ExitCode.UNREACHABLE)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from fl_shared.site import Site, load_site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, digest
 
+TOKEN = secrets.token_hex(32)  # one for all: Ray reads its token once a process
 SITE = """schema = 1
 name = "a"
 [columns.age]
@@ -86,7 +89,8 @@ def pool_of(folder: Path, *, actors: int) -> Iterator[RayPool]:
     if "ray" in sys.modules and os.environ.get("RAY_AUTH_MODE") != "token":
         pytest.skip("Ray reads its settings on import, and an earlier test imported it")
     before = dict(os.environ)
-    pool = RayPool(write_site(folder, actors=actors), address=None, namespace="test")
+    with patch("secrets.token_hex", return_value=TOKEN):
+        pool = RayPool(write_site(folder, actors=actors), address=None, namespace="test")
     try:
         yield pool
     finally:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
 from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
 from fl_shared.models.weights import refused
 from fl_shared.study import ModalityPlan, ModelPlan
 from fl_shared.text import PAD, VOCABULARY
+
+if TYPE_CHECKING:
+    from transformers import BertModel  # 4.6 s CPU: only a study with text loads it
 
 BYTE_LAYERS = 2
 STAGES = 3
@@ -36,8 +39,9 @@ class TextBert(StagedEncoder):
         self.stage_channels = (self.width,) * STAGES
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
-        """Word, position and type embeddings."""
-        ids, mask = inputs["ids"], inputs["mask"]
+        """Word, position and type embeddings, as far as the longest text of the batch goes."""
+        longest = max(1, int(inputs["mask"].sum(1).max()))
+        ids, mask = inputs["ids"][:, :longest].contiguous(), inputs["mask"][:, :longest]
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids).contiguous()
         h = self.bert.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids), position_ids=positions)
         return State(map=h.transpose(1, 2), mask=mask)
@@ -72,6 +76,8 @@ def load_bert(directory: Path) -> BertModel:
     Raises:
         ConsiliumError: not a BERT, or weights are missing or of another shape (exit code 11).
     """
+    from transformers import BertModel
+
     try:
         bert, info = BertModel.from_pretrained(
             directory,
@@ -92,6 +98,8 @@ def load_bert(directory: Path) -> BertModel:
 
 def byte_bert(*, width: int, heads: int, dropout: float, max_tokens: int) -> BertModel:
     """A small BERT over the bytes of `fl_shared.text`."""
+    from transformers import BertConfig, BertModel
+
     config = BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
@@ -102,7 +110,7 @@ def byte_bert(*, width: int, heads: int, dropout: float, max_tokens: int) -> Ber
         type_vocab_size=1,
         pad_token_id=PAD,
         hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
+        attention_probs_dropout_prob=0.0,  # (B, heads, L, L) random numbers would cost more than the attention
         attn_implementation="sdpa",
     )
     return BertModel(config, add_pooling_layer=False)
