@@ -6,17 +6,16 @@ ask for is decided behind `Exchange`, by the site's own installed code.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_client import channel
+from fl_shared import parcel
 
 Exchange = Callable[[Context, str, Mapping[str, bytes]], tuple[str, Mapping[str, bytes]]]
 """(Flower's context, JSON of a Request, name -> ``.npy`` bytes) -> (JSON of a Reply, name -> ``.npy`` bytes)."""
@@ -28,7 +27,7 @@ def make_app(exchange: Exchange) -> ClientApp:
 
     def answer(message: Message, context: Context) -> Message:
         body, arrays = exchange(context, str(message.content["request"]["json"]), _bytes(message.content))
-        content = RecordDict({"reply": ConfigRecord({"json": body}), "arrays": ArrayRecord(_arrays(arrays))})
+        content = RecordDict({"reply": ConfigRecord({"json": body}), "arrays": _record(arrays)})
         return Message(content, reply_to=message)
 
     app.query()(answer)
@@ -50,20 +49,12 @@ def over_socket(_: Context, message: str, arrays: Mapping[str, bytes]) -> tuple[
 
 
 def _bytes(content: RecordDict) -> dict[str, bytes]:
-    record = content.array_records.get("arrays", ArrayRecord())
-    return {name: array.data for name, array in record.items()}
+    return parcel.unpack(content["arrays"]["parcel"].data)
 
 
-def _arrays(arrays: Mapping[str, bytes]) -> dict[str, Array]:
-    return {name: _array(data) for name, data in arrays.items()}
-
-
-def _array(data: bytes) -> Array:
-    """Wrap ``.npy`` bytes unread: only their header is parsed."""
-    stream = io.BytesIO(data)
-    np.lib.format.read_magic(stream)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    return Array(dtype=str(dtype), shape=tuple(shape), stype="numpy.ndarray", data=data)
+def _record(arrays: Mapping[str, bytes]) -> ArrayRecord:
+    data = parcel.pack(arrays)
+    return ArrayRecord({"parcel": Array(dtype="uint8", shape=(len(data),), stype="consilium.parcel", data=data)})
 
 
 app = make_app(over_socket)

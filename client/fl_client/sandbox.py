@@ -75,7 +75,7 @@ def choose(*, exchange: Path, protected: Sequence[Path], opt_out: str = "") -> S
             code=ExitCode.SANDBOX,
         )
     for kind in ("bubblewrap", "landlock"):
-        sandbox = Sandbox(kind=kind, exchange=exchange)  # type: ignore[arg-type]
+        sandbox = Sandbox(kind=kind, exchange=exchange)
         if _starts(sandbox):
             return sandbox
     if opt_out == OPT_OUT:

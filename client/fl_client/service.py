@@ -177,7 +177,7 @@ class SiteService:
                 raise RefusedError(Code.EGRESS)
             rows, curves = self._pool.evaluate(study, arrays=model, deadline=_left(deadline))
             found = Evaluation(rows=tuple(rows), curves=tuple(curves))
-        rows, curves = self._egress.release_metrics(
+        released, drawn = self._egress.release_metrics(
             found.rows,
             found.curves,
             study=study,
@@ -185,7 +185,7 @@ class SiteService:
             min_patients=max(study.evaluation.min_patients, self.site.privacy.min_patients),
         )
         self._outbox.put_evaluation(study, request.base, found)
-        return self._reply(study).model_copy(update={"evaluation": rows, "curves": curves}), {}
+        return self._reply(study).model_copy(update={"evaluation": released, "curves": drawn}), {}
 
     def _release(self, arrays: Arrays, request: Request, study: Study, schema: Schema) -> dict[str, bytes]:
         return self._egress.release_arrays(

@@ -86,7 +86,8 @@ def status(home: HomeOption = HOME, fmt: FormatOption = Format.TEXT) -> None:
     from fl_server import superlink
 
     found = dict(superlink.nodes(superlink.Home(path=home.resolve())))
-    emit({"sites": found}, fmt=fmt, text=lambda c: [c.print(f"{n:24} {s}") for n, s in sorted(found.items())] and None)
+    lines = [f"{name:24} {state}" for name, state in sorted(found.items())] or ["no site is registered"]
+    emit({"sites": found}, fmt=fmt, text=lambda console: console.print("\n".join(lines)))
 
 
 @app.command(name="run")

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from pydantic import ValidationError
 
 from fl_server.fleet import Answer, Arrived, Missing, Question
+from fl_shared import parcel
 from fl_shared.pacing import pause
 from fl_shared.wire import Arrays, Reply, Request, from_npy, to_npy
 
@@ -45,7 +46,7 @@ class GridFleet:
         """Connected sites -> node id."""
         if self._names is not None:
             return {self._names[node]: node for node in self._grid.get_node_ids() if node in self._names}
-        nodes = cast("list[NodeInfo]", self._grid.get_nodes())  # type: ignore[attr-defined]
+        nodes = cast("list[NodeInfo]", self._grid.get_nodes())
         return {node.name: node.node_id for node in nodes if node.name}
 
     def hello(
@@ -116,12 +117,8 @@ class GridFleet:
 
 
 def _pack(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord(
-        {
-            name: Array(dtype=str(a.dtype), shape=tuple(a.shape), stype="numpy.ndarray", data=to_npy(a))
-            for name, a in arrays.items()
-        }
-    )
+    data = parcel.pack({name: to_npy(array) for name, array in arrays.items()})
+    return ArrayRecord({"parcel": Array(dtype="uint8", shape=(len(data),), stype="consilium.parcel", data=data)})
 
 
 def _read(message: Message) -> Answer | Missing:
@@ -129,7 +126,8 @@ def _read(message: Message) -> Answer | Missing:
         return Missing(reason=REASONS.get(message.error.code, "flower-error"))
     try:
         reply = Reply.model_validate_json(str(message.content["reply"]["json"]))
-        arrays = {name: from_npy(array.data) for name, array in message.content.array_records["arrays"].items()}
+        parts = parcel.unpack(message.content.array_records["arrays"]["parcel"].data)
+        arrays = {name: from_npy(data) for name, data in parts.items()}
     except (ValidationError, ValueError, KeyError, TypeError):
         return Missing(reason="unreadable-reply")
     return reply, arrays

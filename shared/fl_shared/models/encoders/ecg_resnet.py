@@ -47,7 +47,8 @@ class ResidualBlock(nn.Module):
         h = self.conv1(F.relu(self.norm1(x)))
         h = self.conv2(self.dropout(F.relu(self.norm2(h))))
         shortcut: Tensor = self.skip(F.avg_pool1d(x, 2, ceil_mode=True))
-        return shortcut + h
+        out: Tensor = shortcut + h
+        return out
 
 
 class EcgResNet(StagedEncoder):

@@ -36,7 +36,8 @@ class MixerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """One block."""
         x = x + self.dropout(self.across(self.norm1(x).transpose(1, 2))).transpose(1, 2)
-        return x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+        found: Tensor = x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+        return found
 
 
 class EhrMlp(StagedEncoder):

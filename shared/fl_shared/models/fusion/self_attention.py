@@ -2,8 +2,8 @@
 
 Pre-norm transformer layers (Vaswani et al. 2017; Xiong et al. 2020) written as Linear + scaled_dot_product_attention
 and read out by one query, as in M-PRTM's fusion; an absent modality is masked as a key. The query starts as the
-mean of the present modalities' pooled vectors, so that the untrained fusion already is late averaging: with a few
-hundred patients it learns in a third of the steps that a free readout token needs.
+mean of the present modalities' pooled vectors, so that the untrained fusion already is a late average of them: small
+cohorts have no patients to spare for learning that.
 """
 
 from __future__ import annotations
@@ -38,10 +38,15 @@ class AttentionLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rows: int) -> Tensor:
         """Attend to the valid tokens; mask (B, T)."""
         h = self.norm1(x)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self._project(h, rows))
+        q, k, v = (self._split(t) for t in self._project(h, rows))
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         x = x[:, :rows] + self.dropout(self.out(h.transpose(1, 2).flatten(2)))
-        return x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+        found: Tensor = x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
+        return found
+
+    def _split(self, x: Tensor) -> Tensor:
+        """(B, T, d) -> (B, heads, T, d / heads)."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def _project(self, h: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
         return self.query(h[:, :rows]), self.key(h), self.value(h)

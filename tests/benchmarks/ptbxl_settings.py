@@ -1,0 +1,107 @@
+"""How the PTB-XL demonstration's settings were fixed: on held-out patients of sites 0-2 only, site 3 is never read.
+
+Runs FedAvg in one process over the product's own trainers (no sockets, no noise) for each candidate and several
+salts (each holds out another fifth), and prints the mean macro AUROC (NORM, MI, STTC, CD) over sites 0 and 1 of the
+ECG alone, of ECG + EHR (headline) and of all modalities. Site 2 has too few held-out patients for a metric.
+
+    python tests/benchmarks/ptbxl_settings.py --from DIR [--candidates name,…] [--salts 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fl_client.data.load import load_cohort
+from fl_client.training.loop import Trainer
+from fl_server.aggregation import aggregate
+from fl_shared.models.build import build_model, select
+from fl_shared.site import load_site
+from fl_shared.study import Study, is_held_out, load_study
+from fl_sites.importers.ptb_xl import import_ptb_xl
+
+CANDIDATES: dict[str, dict[str, dict[str, object]]] = {
+    "local": {"training": {"encoders": "local"}},
+    "shared": {"training": {"encoders": "shared"}},
+    "shared_drop5": {"training": {"encoders": "shared"}, "model": {"modality_dropout": 0.5}},
+    "shared_drop5_lr1": {
+        "training": {"encoders": "shared", "learning_rate": 1e-3},
+        "model": {"modality_dropout": 0.5},
+    },
+    "shared_drop5_long": {
+        "training": {"encoders": "shared", "rounds": 10},
+        "model": {"modality_dropout": 0.5},
+    },
+}
+LABELS = ("NORM", "MI", "STTC", "CD")
+
+
+def variant(study: Study, changes: dict[str, dict[str, object]], salt: str, ids: dict[str, set[str]]) -> Study:
+    body = study.model_dump(mode="json", by_alias=True, exclude_none=True)
+    body["privacy"] = {"mode": "none"}
+    body["evaluation"] |= {"salt": salt, "bootstrap": 100, "min_patients": 5}
+    for section, values in changes.items():
+        body[section] |= values
+    made = Study.model_validate(body)
+    for name in made.train_sites:
+        body["sites"][name]["patients"] = sum(not is_held_out(p, site=name, plan=made.evaluation) for p in ids[name])
+    return Study.model_validate(body)
+
+
+def run(study: Study, sites: Path, scratch: Path) -> dict[str, float]:
+    """Train on sites 0-2; the mean over sites 0 and 1 of each input's macro AUROC."""
+    trainers = {}
+    for name in study.train_sites:
+        site = load_site(sites / name).model_copy(update={"state": (scratch / name).resolve()})
+        trainers[name] = Trainer(study=study, site=site, cohort=load_cohort(site, study)[0])
+    state: dict[str, object] = {}
+    shared = select(build_model(study), study.shared_groups)
+    for number in range(1, study.training.rounds + 1):
+        updates = {name: t.train(round=number, base=shared, sigma=None) for name, t in trainers.items()}
+        shared, state = aggregate(study=study, round_number=number, base=shared, updates=updates, state=state)
+    if study.training.encoders == "local":
+        weights = {n: study.sites[n].patients for n in trainers}
+        mine = {n: t.encoders() for n, t in trainers.items()}
+        total = sum(weights.values())
+        names = next(iter(mine.values()))
+        shared |= {k: np.float32(sum(weights[n] * mine[n][k].astype(float) for n in mine) / total) for k in names}
+    found: dict[str, list[float]] = {}
+    for name in ("site_0", "site_1"):
+        rows, _ = trainers[name].evaluate(arrays=shared)
+        for row in rows:
+            if row.metric == "auroc" and row.label in LABELS and row.value is not None:
+                found.setdefault(row.modalities, []).append(row.value)
+    return {inputs: float(np.mean(values)) for inputs, values in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--from", dest="source", type=Path, required=True)
+    parser.add_argument("--candidates", default=",".join(CANDIDATES))
+    parser.add_argument("--salts", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        study = load_study(import_ptb_xl(args.source, root / "sites").study)
+        shutil.rmtree(root / "sites" / "site_3")  # what is not there cannot be looked at
+        ids = {
+            name: set(load_cohort(load_site(root / "sites" / name), study)[0].patient_ids) for name in study.train_sites
+        }
+        for name in args.candidates.split(","):
+            began, results = time.monotonic(), []
+            for salt in range(args.salts):
+                chosen = variant(study, CANDIDATES[name], f"settings-{salt}", ids)
+                results.append(run(chosen, root / "sites", root / f"{name}-{salt}"))
+            means = {k: np.mean([r[k] for r in results]).round(3) for k in sorted(results[0])}
+            print(f"{name:20} {means} {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
