@@ -10,6 +10,7 @@ ECG alone, of ECG + EHR (headline) and of all modalities. Site 2 has too few hel
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import tempfile
 import time
@@ -27,17 +28,15 @@ from fl_shared.study import Study, is_held_out, load_study
 from fl_sites.importers.ptb_xl import import_ptb_xl
 
 CANDIDATES: dict[str, dict[str, dict[str, object]]] = {
-    "local": {"training": {"encoders": "local"}},
     "shared": {"training": {"encoders": "shared"}},
-    "shared_drop5": {"training": {"encoders": "shared"}, "model": {"modality_dropout": 0.5}},
-    "shared_drop5_lr1": {
-        "training": {"encoders": "shared", "learning_rate": 1e-3},
-        "model": {"modality_dropout": 0.5},
+    "shared_drop6": {"training": {"encoders": "shared"}, "model": {"modality_dropout": 0.6}},
+    "shared_drop6_long": {"training": {"encoders": "shared", "rounds": 10}, "model": {"modality_dropout": 0.6}},
+    "shared_drop6_long_lr1": {
+        "training": {"encoders": "shared", "rounds": 10, "learning_rate": 1e-3},
+        "model": {"modality_dropout": 0.6},
     },
-    "shared_drop5_long": {
-        "training": {"encoders": "shared", "rounds": 10},
-        "model": {"modality_dropout": 0.5},
-    },
+    "local": {"training": {"encoders": "local"}},
+    "local_drop6_long": {"training": {"encoders": "local", "rounds": 10}, "model": {"modality_dropout": 0.6}},
 }
 LABELS = ("NORM", "MI", "STTC", "CD")
 
@@ -87,6 +86,7 @@ def main() -> None:
     parser.add_argument("--salts", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         study = load_study(import_ptb_xl(args.source, root / "sites").study)
@@ -99,7 +99,7 @@ def main() -> None:
             for salt in range(args.salts):
                 chosen = variant(study, CANDIDATES[name], f"settings-{salt}", ids)
                 results.append(run(chosen, root / "sites", root / f"{name}-{salt}"))
-            means = {k: np.mean([r[k] for r in results]).round(3) for k in sorted(results[0])}
+            means = {k: round(float(np.mean([r[k] for r in results])), 3) for k in sorted(results[0])}
             print(f"{name:20} {means} {time.monotonic() - began:.0f} s", flush=True)
 
 
