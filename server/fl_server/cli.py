@@ -30,6 +30,9 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 HomeOption = Annotated[Path, typer.Option("--home", help="Coordinator's folder: certificates, database, logs.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 StudyArgument = Annotated[Path, typer.Argument(help="The study.toml.", exists=True, dir_okay=False)]
+WeightsOption = Annotated[
+    list[str] | None, typer.Option(help="NAME=DIR of pretrained weights that the study names (repeatable).")
+]
 HOME, RUNS = Path("coordinator"), Path("runs")
 REFRESH_SECONDS = 5.0
 
@@ -92,7 +95,11 @@ def status(home: HomeOption = HOME, fmt: FormatOption = Format.TEXT) -> None:
 
 @app.command(name="run")
 def run_command(
-    study: StudyArgument, home: HomeOption = HOME, runs: RunsOption = RUNS, fmt: FormatOption = Format.TEXT
+    study: StudyArgument,
+    home: HomeOption = HOME,
+    runs: RunsOption = RUNS,
+    weights: WeightsOption = None,
+    fmt: FormatOption = Format.TEXT,
 ) -> None:
     """Run a study on the connected sites (or continue it after its last committed round), with live progress."""
     from fl_server import superlink
@@ -101,7 +108,7 @@ def run_command(
 
     place = superlink.Home(path=home.resolve())
     place.address()
-    folder = prepare(study, runs=runs)
+    folder = prepare(study, runs=runs, weights=_directories(weights))
     results = submit_and_wait(place, study, folder, console=Console(stderr=True))
     _show(results, folder, fmt)
 
@@ -111,13 +118,14 @@ def simulate(
     study: StudyArgument,
     sites_dir: Annotated[Path, typer.Option(help="Folder of all sites.")] = Path("sites"),
     runs: RunsOption = RUNS,
+    weights: WeightsOption = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
     """Run the same study through Flower's simulation engine, on this machine, without sockets."""
     from fl_server.launch import prepare
     from fl_server.simulation import simulate as run_simulation
 
-    folder = prepare(study, runs=runs)
+    folder = prepare(study, runs=runs, weights=_directories(weights))
     _show(run_simulation(study, folder=folder, sites_dir=sites_dir), folder, fmt)
 
 
@@ -153,11 +161,20 @@ def report(
     _show(results, folder, fmt)
 
 
+def _directories(options: list[str] | None) -> dict[str, Path]:
+    pairs = [option.partition("=") for option in options or []]
+    if wrong := [name for name, _, where in pairs if not where]:
+        raise ConsiliumError(f"--weights {wrong[0]}: write NAME=DIR", code=ExitCode.USAGE)
+    return {name: Path(where) for name, _, where in pairs}
+
+
 def _show(results: Results, folder: Path, fmt: Format) -> None:
     from fl_server.report.table import headline_table
 
     def text(console: Console) -> None:
         headline_table(results, console)
+        for note in results.notes:
+            console.print(f"note: {note}", highlight=False)
         console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}", soft_wrap=True)
 
     emit(results.model_dump(mode="json", by_alias=True) | {"report": str(folder / "report.html")}, fmt=fmt, text=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ from fl_client.approval import approve
 from fl_client.keys import ensure_key
 from fl_client.training.cluster import shared_ray
 from fl_server import superlink
-from fl_server.launch import prepare
+from fl_server.checkpoint import RunDirectory
+from fl_server.launch import REPORT, prepare
+from fl_server.report.page import write_report
 from fl_server.watch import submit_and_wait
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.processes import end_with_parent, stop
@@ -47,11 +50,26 @@ def demonstrate(data: Path | None, *, out: Path, console: Console) -> tuple[Resu
     sites = out / "sites"
     if data is None:
         console.print("synthesising four hospitals (synthetic data, three train, one judges)")
-        study = synthesize(sites, sites=SYNTHETIC_SITES, patients=SYNTHETIC_PATIENTS, seed=0).study
-    else:
-        console.print(f"importing {data}")
-        study = import_ptb_xl(data, sites).study
-    return run_demo(study, sites_dir=sites, out=out, console=console)
+        made = synthesize(sites, sites=SYNTHETIC_SITES, patients=SYNTHETIC_PATIENTS, seed=0)
+        results, folder = run_demo(made.study, sites_dir=sites, out=out, console=console)
+        return _with_oracle(results, folder, made.truth), folder
+    console.print(f"importing {data}")
+    return run_demo(import_ptb_xl(data, sites).study, sites_dir=sites, out=out, console=console)
+
+
+def _with_oracle(results: Results, folder: Path, truth: Path) -> Results:
+    """Say beside the results what no model can exceed: the AUROC of the synthetic cohort's true risk."""
+    external = [name for name, site in results.sites.items() if site.role == "external"]
+    best = [
+        f"Best possible AUROC at {row['site']}, {' '.join(filter(None, [row['task'], row['label']]))}: "
+        f"{row['auroc']:.3f} (the true risk of the synthetic patients, which no model sees)."
+        for row in json.loads((truth / "oracle.json").read_text(encoding="utf-8"))["oracle"]
+        if row["site"] in external and row["patients"] == "all" and row["auroc"] is not None
+    ]
+    told = results.model_copy(update={"notes": (*results.notes, *best)})
+    RunDirectory(folder).write_results(told)
+    write_report(told, folder / REPORT)
+    return told
 
 
 def _clear(out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from fl_server.checkpoint import RunDirectory
@@ -18,8 +19,13 @@ from fl_shared.study import Study, load_study
 STUDY, INITIAL, FAILURE, REPORT = "study.json", "initial.safetensors", "failure.json", "report.html"
 
 
-def prepare(study_path: Path, *, runs: Path) -> Path:
+def prepare(study_path: Path, *, runs: Path, weights: Mapping[str, Path] | None = None) -> Path:
     """Make ``runs/<study>/`` with the resolved study and the initial model; an unfinished run is continued.
+
+    Args:
+        study_path: the study.
+        runs: folder of all runs.
+        weights: name -> local directory of the pretrained weights that the study names.
 
     Raises:
         ConsiliumError: STUDY, the file is invalid; CHECKPOINT, the folder belongs to another study.
@@ -35,19 +41,19 @@ def prepare(study_path: Path, *, runs: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE).unlink(missing_ok=True)
     if not (folder / INITIAL).exists():
-        _write_initial(study, folder / INITIAL)
+        _write_initial(study, folder / INITIAL, weights or {})
     stored.write_text(study.model_dump_json(by_alias=True, indent=2), encoding="utf-8")
     return folder
 
 
-def _write_initial(study: Study, path: Path) -> None:
+def _write_initial(study: Study, path: Path, weights: Mapping[str, Path]) -> None:
     from safetensors.numpy import save  # here, with torch: the ServerApp process needs neither
 
     from fl_shared.models.build import build_model, select
     from fl_shared.study import PARTS
 
     part = path.with_suffix(".tmp")
-    part.write_bytes(save(select(build_model(study), PARTS)))
+    part.write_bytes(save(select(build_model(study, weights=weights), PARTS)))
     part.replace(path)
 
 

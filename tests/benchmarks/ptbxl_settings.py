@@ -14,6 +14,8 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import torch
 from fl_client.data.load import load_cohort
 from fl_client.training.loop import Trainer
 from fl_server.aggregation import aggregate
+from fl_shared.accounting import plan_sigma
 from fl_shared.models.build import build_model, select
 from fl_shared.site import load_site
 from fl_shared.study import Study, is_held_out, load_study
@@ -53,16 +56,31 @@ def variant(study: Study, changes: dict[str, dict[str, object]], salt: str, ids:
     return Study.model_validate(body)
 
 
-def run(study: Study, sites: Path, scratch: Path) -> dict[str, float]:
-    """Train on sites 0-2; the mean over sites 0 and 1 of each input's macro AUROC."""
-    trainers = {}
-    for name in study.train_sites:
-        site = load_site(sites / name).model_copy(update={"state": (scratch / name).resolve()})
-        trainers[name] = Trainer(study=study, site=site, cohort=load_cohort(site, study)[0])
+def make(study: Study, sites: Path, scratch: Path, name: str) -> Trainer:
+    site = load_site(sites / name).model_copy(update={"state": (scratch / name).resolve()})
+    return Trainer(study=study, site=site, cohort=load_cohort(site, study)[0])
+
+
+@lru_cache
+def _planned(q: float, steps: int, epsilon: float, delta: float) -> float:
+    return plan_sigma(q=q, steps=steps, epsilon=epsilon, delta=delta)
+
+
+def sigma(study: Study, name: str) -> float | None:
+    """The noise multiplier that the site's ledger would hold; None without privacy."""
+    plan, privacy = study.training, study.privacy
+    if privacy.epsilon is None:
+        return None
+    return _planned(study.sampling_rate(name), plan.rounds * plan.steps, privacy.epsilon, privacy.delta)
+
+
+def run(study: Study, sites: Path, scratch: Path, *, judges: Sequence[str] = ("site_0", "site_1")) -> dict[str, float]:
+    """Train on sites 0-2; the mean over the judging sites of each input's macro AUROC."""
+    trainers = {name: make(study, sites, scratch, name) for name in study.train_sites}
     state: dict[str, object] = {}
     shared = select(build_model(study), study.shared_groups)
     for number in range(1, study.training.rounds + 1):
-        updates = {name: t.train(round=number, base=shared, sigma=None) for name, t in trainers.items()}
+        updates = {n: t.train(round=number, base=shared, sigma=sigma(study, n)) for n, t in trainers.items()}
         shared, state = aggregate(study=study, round_number=number, base=shared, updates=updates, state=state)
     if study.training.encoders == "local":
         weights = {n: study.sites[n].patients for n in trainers}
@@ -71,8 +89,9 @@ def run(study: Study, sites: Path, scratch: Path) -> dict[str, float]:
         names = next(iter(mine.values()))
         shared |= {k: np.float32(sum(weights[n] * mine[n][k].astype(float) for n in mine) / total) for k in names}
     found: dict[str, list[float]] = {}
-    for name in ("site_0", "site_1"):
-        rows, _ = trainers[name].evaluate(arrays=shared)
+    for name in judges:
+        judge = trainers.get(name) or make(study, sites, scratch, name)
+        rows, _ = judge.evaluate(arrays=shared)
         for row in rows:
             if row.metric == "auroc" and row.label in LABELS and row.value is not None:
                 found.setdefault(row.modalities, []).append(row.value)
