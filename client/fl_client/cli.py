@@ -6,12 +6,15 @@ Exit codes: 0 ok, 2 usage, 10 study file, 11 site file, 12 data rejected, 13 stu
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from fl_shared.commands import Format, emit, run
@@ -29,7 +32,9 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 @app.callback(invoke_without_command=True)
 def site_command(
     context: typer.Context,
-    site: Annotated[str, typer.Option(help="Name of the site: the folder that holds its site.toml.")],
+    site: Annotated[
+        str | None, typer.Option(help="Name of the site: SITES_DIR/NAME/site.toml. Always needed, before the command.")
+    ] = None,
     sites_dir: Annotated[Path, typer.Option(help="Folder of all sites.", envvar="CONSILIUM_SITES")] = Path("sites"),
     superlink: Annotated[str | None, typer.Option(help="Coordinator host:port, over site.toml.")] = None,
     root_certificates: Annotated[Path | None, typer.Option(help="Coordinator's ca.crt, over site.toml.")] = None,
@@ -38,9 +43,14 @@ def site_command(
     ] = None,
 ) -> None:
     """Without a command: join, and serve approved studies until SIGTERM."""
-    if not (sites_dir / site).is_dir():
+    if "--help" in sys.argv[1:]:  # a command's own help, which needs no site
+        return
+    if site is None:
+        raise typer.BadParameter("it is missing before the command: fl-client --site NAME check", param_hint="--site")
+    if not (sites_dir / site / "site.toml").is_file():
         known = sorted(path.parent.name for path in sites_dir.glob("*/site.toml"))
-        raise ConsiliumError(f"no site folder {sites_dir / site}. {nearest(site, known)}", code=ExitCode.SITE)
+        mend = nearest(site, known) if known else "No site is there: give --sites-dir, or set CONSILIUM_SITES."
+        raise ConsiliumError(f"no {sites_dir.resolve() / site / 'site.toml'}. {mend}", code=ExitCode.SITE)
     context.obj = found = load_site(sites_dir / site)
     if found.name != site:
         raise ConsiliumError(
@@ -66,7 +76,11 @@ def check(
     from fl_shared.study import load_study
 
     site: Site = context.obj
-    cohort, report = checks.examine(site, load_study(study) if study else None)
+    plan = load_study(study) if study else None
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:  # minutes, at a hospital
+        files = bar.add_task("reading files", total=None)
+        cohort, report = checks.examine(site, plan, progress=lambda n, of: bar.update(files, completed=n, total=of))
     summary = checks.summary(report, cohort, local=local)
     emit(summary, fmt=fmt, text=lambda console: checks.render(summary, console))
     if report.rejects:
@@ -122,12 +136,20 @@ def ledger(
 
 @app.command()
 def key(context: typer.Context, fmt: FormatOption = Format.TEXT) -> None:
-    """Make this site's node key if there is none, and show the public half to give to the coordinator."""
+    """Make this site's node key if there is none; show the public half to give to the coordinator, and its fingerprint.
+
+    The coordinator's 'fl-server register' shows the same fingerprint: compare them by voice.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
     from fl_client.keys import ensure_key
 
     _, public = ensure_key(context.obj)
-    body = {"site": context.obj.name, "public_key": str(public), "text": public.read_text().strip()}
-    emit(body, fmt=fmt, text=lambda console: console.print(f"{public}\n{body['text']}", soft_wrap=True))
+    text = public.read_text().strip()
+    der = load_ssh_public_key(text.encode()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    fingerprint = hashlib.sha256(der).hexdigest()
+    body = {"site": context.obj.name, "public_key": str(public), "text": text, "fingerprint": fingerprint}
+    emit(body, fmt=fmt, text=lambda console: console.print(f"{public}\n{text}\nSHA-256 {fingerprint}", soft_wrap=True))
 
 
 def main() -> None:

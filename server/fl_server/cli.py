@@ -105,7 +105,9 @@ def run_command(
     from fl_server import superlink
     from fl_server.launch import prepare
     from fl_server.watch import submit_and_wait
+    from fl_shared.study import load_study
 
+    load_study(study)  # its faults are told first, with or without a coordinator
     place = superlink.Home(path=home.resolve())
     place.address()
     folder = prepare(study, runs=runs, weights=_directories(weights))
@@ -141,8 +143,8 @@ def demo(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every process is ended
     from fl_server.demo import demonstrate
 
-    results, folder = demonstrate(data, out=out, console=Console(stderr=True))
-    _show(results, folder, fmt)
+    for results, folder in demonstrate(data, out=out, console=Console(stderr=True)):
+        _show(results, folder, fmt)
 
 
 @app.command()
@@ -156,7 +158,10 @@ def report(
 
     results = RunDirectory(folder).read_results()
     if results is None:
-        raise ConsiliumError(f"{folder} holds no results.json: the run has not finished", code=ExitCode.CHECKPOINT)
+        raise ConsiliumError(
+            f"{folder} holds no results.json: the run has not finished. Continue it: fl-server run study.toml",
+            code=ExitCode.CHECKPOINT,
+        )
     write_report(results, folder / "report.html")
     _show(results, folder, fmt)
 

@@ -26,16 +26,23 @@ from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.processes import end_with_parent, stop
 from fl_shared.results import Results
 from fl_shared.site import load_site
-from fl_shared.study import load_study
+from fl_shared.study import Study, load_study
 from fl_sites.importers.ptb_xl import import_ptb_xl
+from fl_sites.study_file import write_model
 from fl_sites.synthetic.cohort import synthesize
 
 JOIN_SECONDS, STOP_SECONDS = 180.0, 30.0
 SYNTHETIC_SITES, SYNTHETIC_PATIENTS = ["aachen", "bern", "chengdu", "nanjing"], 150
 
 
-def demonstrate(data: Path | None, *, out: Path, console: Console) -> tuple[Results, Path]:
+Outcome = tuple[Results, Path]
+"""Results, and the folder of the run."""
+
+
+def demonstrate(data: Path | None, *, out: Path, console: Console) -> list[Outcome]:
     """Make the sites (from an unmodified PTB-XL download, or synthetic ones) and run their study.
+
+    PTB-XL is public: its study runs without privacy, and once more with patient-level epsilon 8 to show the cost.
 
     Args:
         data: folder of the download; None for the synthetic cohort.
@@ -51,10 +58,20 @@ def demonstrate(data: Path | None, *, out: Path, console: Console) -> tuple[Resu
     if data is None:
         console.print("synthesising four hospitals (synthetic data, three train, one judges)")
         made = synthesize(sites, sites=SYNTHETIC_SITES, patients=SYNTHETIC_PATIENTS, seed=0)
-        results, folder = run_demo(made.study, sites_dir=sites, out=out, console=console)
-        return _with_oracle(results, folder, made.truth), folder
+        [(results, folder)] = run_demo([made.study], sites_dir=sites, out=out, console=console)
+        return [(_with_oracle(results, folder, made.truth), folder)]
     console.print(f"importing {data}")
-    return run_demo(import_ptb_xl(data, sites).study, sites_dir=sites, out=out, console=console)
+    study = import_ptb_xl(data, sites).study
+    return run_demo([study, _with_privacy(study)], sites_dir=sites, out=out, console=console)
+
+
+def _with_privacy(path: Path) -> Path:
+    """The same study under patient-level privacy, beside the first."""
+    body = load_study(path).model_dump(mode="json", by_alias=True, exclude_none=True)
+    body |= {"name": f"{body['name']}_epsilon8", "privacy": {"mode": "patient", "epsilon": 8.0}}
+    private = path.with_name("study_epsilon8.toml")
+    write_model(private, Study.model_validate(body), header="The same study with patient-level privacy.")
+    return private
 
 
 def _with_oracle(results: Results, folder: Path, truth: Path) -> Results:
@@ -83,36 +100,36 @@ def _clear(out: Path) -> None:
     marker.touch()
 
 
-def run_demo(study_path: Path, *, sites_dir: Path, out: Path, console: Console) -> tuple[Results, Path]:
-    """Run a study over real processes on this machine.
+def run_demo(studies: Sequence[Path], *, sites_dir: Path, out: Path, console: Console) -> list[Outcome]:
+    """Run studies of the same sites, one after another, over real processes on this machine.
 
     Args:
-        study_path: the study; every site that it names is a folder of ``sites_dir``. It is approved at each of them.
+        studies: every site that they name is a folder of ``sites_dir``. They are approved at each of them.
         sites_dir: site folders.
         out: ``coordinator/`` and ``runs/`` go here.
         console: where progress is told (stderr).
-
-    Returns:
-        The results, and the folder of the run.
     """
-    study = load_study(study_path)
+    names = sorted(load_study(studies[0]).sites)
     home = superlink.Home(path=out / "coordinator")
     with contextlib.ExitStack() as stack:
         console.print("starting SuperLink and a Ray that the sites of this demonstration share")
         stack.enter_context(superlink.running(home))
-        ray_environment = stack.enter_context(shared_ray(out / "ray", cpus=len(study.sites)))
+        ray_environment = stack.enter_context(shared_ray(out / "ray", cpus=len(names)))
         clients = {}
-        for name in sorted(study.sites):
+        for name in names:
             site = load_site(sites_dir / name)
-            approve(site, study_path)
+            for study in studies:
+                approve(site, study)
             superlink.register(home, site=name, public_key=ensure_key(site)[1])
             clients[name] = stack.enter_context(
                 client(name, sites_dir=sites_dir, home=home, extra=ray_environment, log=out / "logs")
             )
-        folder = prepare(study_path, runs=out / "runs")
+        folders = [prepare(study, runs=out / "runs") for study in studies]
         await_online(home, clients, console=console)
-        results = submit_and_wait(home, study_path, folder, console=console)
-    return results, folder
+        return [
+            (submit_and_wait(home, study, folder, console=console), folder)
+            for study, folder in zip(studies, folders, strict=True)
+        ]
 
 
 @contextlib.contextmanager

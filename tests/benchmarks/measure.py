@@ -99,6 +99,15 @@ def measure(
     return Usage(**found)
 
 
+def tree_cpu(root: int) -> float:
+    """CPU seconds so far of a process, its living or unreaped descendants, and every ended child that was waited for.
+
+    Lost: children whose parent ignores SIGCHLD, and orphans that left the tree.
+    """
+    own = _stat(root)
+    return sum(process.cpu for _, process in _descendants(root)) + (own.cpu if own else 0.0)
+
+
 def _start(
     work: Sequence[str | Path] | Callable[[], object],
     *,

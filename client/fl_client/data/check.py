@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
@@ -14,10 +14,12 @@ from fl_client.data.cohort import CheckReport, Cohort
 from fl_client.data.load import WORKERS, Wanted, read_cohort
 from fl_client.data.modalities import Progress
 from fl_shared.concepts import names
+from fl_shared.errors import Fault
 from fl_shared.site import Site
 from fl_shared.study import EvaluationPlan, ModalityPlan, Study, TaskPlan
 
 SMALL = 10  # counts below are not told to outsiders
+CONFIGURATION = frozenset({"site.toml", "study"})  # files whose values say nothing of a patient
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 
 
@@ -52,56 +54,64 @@ def _all_of(site: Site) -> Wanted:
 
 
 def summary(report: CheckReport, cohort: Cohort | None, *, local: bool) -> dict[str, Any]:
-    """The findings as JSON. For outsiders no count below 10 (nor its complement), no identifier, no value.
+    """The findings as JSON. For outsiders no count below 10 (nor its complement), no row, identifier or value.
 
     Args:
         report: of `check_site` or `load_cohort`.
         cohort: None when the data are rejected.
-        local: exact counts, with a list of rejects and of quarantined rows. It must not leave the site.
+        local: exact counts, rejects with row and value, and the quarantined rows. It must not leave the site.
     """
 
-    def safe(n: int, *, of: int | None = None) -> int | str:
+    def safe(n: int, *of: int | str) -> int | str:
+        """``n``, unless it, or its difference to a count told exactly, is small."""
         if local:
             return n
         if n < SMALL:
             return f"<{SMALL}"
-        return f">{of - SMALL}" if of is not None and 0 < of - n < SMALL else n
+        near = [whole for whole in of if isinstance(whole, int) and 0 < whole - n < SMALL]
+        return f">{near[0] - SMALL}" if near else n
 
+    rows = safe(report.rows)
     quarantined = Counter((q.modality or "(sample)", q.check) for q in report.quarantined)
     body: dict[str, Any] = {
         "accepted": cohort is not None,
-        "rows": safe(report.rows),
+        "rows": rows,
         "rejects": len(report.rejects),
         "quarantined": [
-            {"modality": modality, "check": check, "count": safe(n, of=report.rows)}
+            {"modality": modality, "check": check, "count": safe(n, rows)}
             for (modality, check), n in sorted(quarantined.items())
         ],
         "repairs": {what: safe(n) for what, n in sorted(report.repairs.items())},
     }
     if cohort is not None:
-        samples, patients, held_out = len(cohort), len(cohort.patient_ids), int(cohort.held_out.sum())
+        samples = safe(len(cohort), rows)
+        patients = safe(len(cohort.patient_ids), rows, samples)
         body |= {
-            "samples": safe(samples, of=report.rows),
-            "patients": safe(patients, of=samples),
-            "held_out_patients": safe(held_out, of=patients),
-            "present": {name: safe(int(rows.sum()), of=samples) for name, rows in cohort.present.items()},
+            "samples": samples,
+            "patients": patients,
+            "held_out_patients": safe(int(cohort.held_out.sum()), rows, samples, patients),
+            "present": {name: safe(int(there.sum()), rows, samples) for name, there in cohort.present.items()},
             "labels": {
                 task: [
                     {
-                        "labelled": safe(int(mask.sum()), of=samples),
-                        "positive": safe(int(target[mask].sum()), of=int(mask.sum())),
+                        "labelled": (labelled := safe(int(mask.sum()), rows, samples)),
+                        "positive": safe(int(target[mask].sum()), rows, samples, labelled),
                     }
                     for target, mask in zip(cohort.targets[task].T, cohort.target_mask[task].T, strict=True)
                 ]
                 for task in cohort.targets
             },
         }
+    faults = report.rejects if local else dict.fromkeys(map(_for_outsiders, report.rejects))
+    body["faults"] = [asdict(fault) for fault in faults]
     if local:
-        body |= {
-            "faults": [asdict(fault) for fault in report.rejects],
-            "quarantined_rows": [asdict(q) for q in report.quarantined],
-        }
+        body["quarantined_rows"] = [asdict(q) for q in report.quarantined]
     return body
+
+
+def _for_outsiders(fault: Fault) -> Fault:
+    """Without row and value, unless it is the configuration that is wrong."""
+    return fault if fault.file in CONFIGURATION else replace(fault, row=None, value="")
 
 
 def render(summary: dict[str, Any], console: Console) -> None:
@@ -124,16 +134,18 @@ def render(summary: dict[str, Any], console: Console) -> None:
     if summary.get("quarantined_rows"):
         rows = [(q["row"], q["modality"] or "(sample)", q["detail"]) for q in summary["quarantined_rows"]]
         _print(console, "Quarantined rows (local)", ("row", "modality", "detail"), rows)
-    if summary.get("faults"):
-        faults = [
-            (f"{f['file']}:{f['row'] or ''}", f"{f['key']} {f['value']}", f["problem"], f["mend"])
-            for f in summary["faults"]
-        ]
-        _print(console, "Rejects", ("where", "what", "problem", "mend"), faults)
+    if summary["faults"]:
+        console.print("[bold red]Rejected[/]: nothing trains before this is mended.")
+    for fault in summary["faults"]:  # lines, as of any error: a table would cut them on a narrow screen
+        console.print(escape(f"  - {Fault(**fault)}"), highlight=False, soft_wrap=True)
+    if "quarantined_rows" not in summary and (summary["quarantined"] or summary["faults"]):
+        console.print("Rows, values and file names: add --local (for this hospital's eyes only).", soft_wrap=True)
 
 
 def _print(console: Console, title: str, columns: tuple[str, ...], rows: Any) -> None:
-    table = Table(*columns, title=title)
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)

@@ -150,9 +150,11 @@ def _study(patients: Mapping[str, list[str]]) -> Study:
                 "ehr": {"kind": "table", "fields": ["age", "sex", "height", "weight"]},
                 "text": {"kind": "text", "leaky": True},
             },
-            "model": {"system": "attention"},
-            "training": {"rounds": 5, "steps": 20, "batch": 32, "learning_rate": 2e-3, "encoders": "local"},
-            "privacy": {"mode": "patient", "epsilon": 8.0},
+            # fixed on held-out patients of sites 0-2 (tests/benchmarks/ptbxl_settings.py); the reports' text is so
+            # telling that without much modality dropout nothing else is learned
+            "model": {"system": "attention", "modality_dropout": 0.6},
+            "training": {"rounds": 10, "steps": 20, "batch": 32, "learning_rate": 2e-3, "encoders": "shared"},
+            "privacy": {"mode": "none"},
             "rounds": {"quorum": training // 2 + 1},
             "evaluation": EVALUATION.model_dump(),
         }
