@@ -143,8 +143,14 @@ def demo(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every process is ended
     from fl_server.demo import demonstrate
 
-    for results, folder in demonstrate(data, out=out, console=Console(stderr=True)):
-        _show(results, folder, fmt)
+    outcomes = demonstrate(data, out=out, console=Console(stderr=True))
+    body = {"runs": [_body(results, folder) for results, folder in outcomes]}
+
+    def text(console: Console) -> None:
+        for results, folder in outcomes:
+            _draw(results, folder, console)
+
+    emit(body, fmt=fmt, text=text)
 
 
 @app.command()
@@ -174,15 +180,20 @@ def _directories(options: list[str] | None) -> dict[str, Path]:
 
 
 def _show(results: Results, folder: Path, fmt: Format) -> None:
+    emit(_body(results, folder), fmt=fmt, text=lambda console: _draw(results, folder, console))
+
+
+def _body(results: Results, folder: Path) -> dict[str, object]:
+    return results.model_dump(mode="json", by_alias=True) | {"report": str(folder / "report.html")}
+
+
+def _draw(results: Results, folder: Path, console: Console) -> None:
     from fl_server.report.table import headline_table
 
-    def text(console: Console) -> None:
-        headline_table(results, console)
-        for note in results.notes:
-            console.print(f"note: {note}", highlight=False)
-        console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}", soft_wrap=True)
-
-    emit(results.model_dump(mode="json", by_alias=True) | {"report": str(folder / "report.html")}, fmt=fmt, text=text)
+    headline_table(results, console)
+    for note in results.notes:
+        console.print(f"note: {note}", highlight=False)
+    console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}", soft_wrap=True)
 
 
 def main() -> None:

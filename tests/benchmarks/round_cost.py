@@ -34,6 +34,7 @@ from deployed import harness
 from rich.console import Console
 
 from fl_client.approval import approve
+from fl_client.keys import ensure_key
 from fl_client.training.cluster import shared_ray
 from fl_server import demo, superlink
 from fl_server.checkpoint import MANIFEST, MODEL
@@ -104,7 +105,8 @@ class Fits:
         splits it off.
         """
         numbers = np.arange(len(self.ends) + 1)
-        fits = [np.diff(np.interp(numbers, *zip(*sorted(pairs), strict=True))) for pairs in self.read.values()]
+        read = [np.array(pairs).T for pairs in self.read.values()]  # counts and sums grow together
+        fits = [np.diff(np.interp(numbers, counts, sums)) for counts, sums in read]
         slowest = np.max(fits, axis=0)[1:]
         walls = [later - sooner for sooner, later in pairwise(self.ends)]
         return [line(str(i + 2), wall, float(fit)) for i, (wall, fit) in enumerate(zip(walls, slowest, strict=True))]
@@ -154,7 +156,7 @@ def live(folder: Path, *, patients: int, rounds: int, steps: int, batch: int) ->
         clients = {}
         for name, site in sites.items():
             approve(site, path)
-            superlink.register(home, site=name, public_key=harness.ensure_key(site)[1])
+            superlink.register(home, site=name, public_key=ensure_key(site)[1])
             context = demo.client(name, sites_dir=folder / "sites", home=home, extra=ray, log=folder / "logs")
             clients[name] = stack.enter_context(context)
         run = prepare(path, runs=folder / "runs")
@@ -191,7 +193,8 @@ def main() -> int:
         parser.error("give a RUN_DIR or --live")
     if options.live and options.rounds < 2:
         parser.error("--rounds: at least 2, since round 1 is left out")
-    bytes_, rounds = [sent(folder) for folder in options.runs], []
+    bytes_ = [sent(folder) for folder in options.runs]
+    rounds: list[Row] = []
     if options.live:
         sizes = {name: getattr(options, name) for name in ("patients", "rounds", "steps", "batch")}
         with tempfile.TemporaryDirectory(prefix="round-cost-") as folder:

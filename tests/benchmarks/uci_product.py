@@ -70,7 +70,7 @@ def product(folder: Path, *, rounds: int, timeout: float, ray: bool) -> Row:
     hospitals = uci_work.load_hospitals()
     for name, hospital in hospitals.items():
         hospital.save(folder / f"{name}.npz")
-    work = [sys.executable, __file__, "--inside", folder, "--rounds", str(rounds), "--timeout", str(timeout)]
+    work = [sys.executable, __file__, "--inside", str(folder), "--rounds", str(rounds), "--timeout", str(timeout)]
     log = folder / "deployment.log"
     load = os.getloadavg()[0]
     usage = measure([*work, *([] if ray else ["--no-ray"])], timeout=timeout + STOPPING, log=log)

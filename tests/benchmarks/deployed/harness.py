@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -61,10 +61,15 @@ def site_command(module: str, site: Site, home: superlink.Home, *more: str) -> l
 def await_online(home: superlink.Home, processes: Mapping[str, subprocess.Popen[bytes]], *, folder: Path) -> None:
     """Wait until every site is connected; RuntimeError with the ends of all logs when one is not."""
     end = time.monotonic() + JOIN_SECONDS
-    while missing := [name for name in processes if superlink.nodes(home).get(name) != "online"]:
+    while missing := _offline(home, processes):
         if time.monotonic() > end or any(processes[name].poll() is not None for name in missing):
             raise RuntimeError(f"not connected: {', '.join(missing)}\n{tails(folder)}")
         time.sleep(0.5)
+
+
+def _offline(home: superlink.Home, names: Iterable[str]) -> list[str]:
+    state = superlink.nodes(home)
+    return [name for name in names if state.get(name) != "online"]
 
 
 def conduct(

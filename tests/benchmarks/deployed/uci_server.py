@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import uci_work
 from deployed.harness import PLAN, write_result
 from flwr.app import Context
@@ -43,5 +44,6 @@ def one_round(fleet: GridFleet, weights: uci_work.Weights, number: int, sizes: d
         answer = answers[name]
         if isinstance(answer, Missing) or answer[0].status != "ok":
             raise RuntimeError(f"round {number}: {name} did not answer: {answer}")
-        updates.append((answer[1]["heads.weight"], answer[1]["heads.bias"]))
+        weight, bias = (answer[1][key].astype(np.float32) for key in base)
+        updates.append((weight, bias))
     return uci_work.average(updates, list(sizes.values()))
