@@ -59,6 +59,9 @@ class ModalityPlan(Section):
     kind: Kind
     encoder: Name | None = Field(default=None, description="registry name; the kind's default when absent")
     leaky: bool = Field(default=False, description="states the diagnosis: kept out of headline results")
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="share of training rows that hide it; model.modality_dropout when absent"
+    )
     leads: tuple[str, ...] = ()
     rate: float | None = Field(default=None, gt=0, le=1000, description="Hz after resampling")
     seconds: float | None = Field(default=None, gt=0, le=60)

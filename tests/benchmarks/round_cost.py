@@ -103,7 +103,12 @@ class Fits:
 
         A fit that ended between a commit and the reading is counted already; interpolating the sums over the counts
         splits it off.
+
+        Raises:
+            RuntimeError: A site's metrics could not be read after every round, or it did not train in one.
         """
+        if missing := [name for name in self.sites if self.read[name][-1][0] < len(self.ends)]:
+            raise RuntimeError(f"fewer trainings than rounds were seen at {', '.join(missing)}")
         numbers = np.arange(len(self.ends) + 1)
         read = [np.array(pairs).T for pairs in self.read.values()]  # counts and sums grow together
         fits = [np.diff(np.interp(numbers, counts, sums)) for counts, sums in read]

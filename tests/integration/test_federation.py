@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +118,23 @@ def test_killed_site_is_named_and_comes_back(hospitals: Federation) -> None:
     until(lambda: superlink.nodes(hospitals.home).get("beta") == "online", seconds=240, what="beta did not come back")
     again, _ = hospitals.run(hospitals.study("again", sites=TRAIN, privacy=PLAIN, training=SMALL))
     assert all(r.sites["beta"].status == "accepted" for r in again.rounds if r.round)
+
+
+def test_sigterm_ends_a_client_and_all_its_processes(hospitals: Federation) -> None:
+    """Last: the fixture's other clients are ended by their handles."""
+    client = hospitals.clients["gamma"]
+    client.terminate()
+    assert client.wait(60) == 0
+    state = str(hospitals.sites / "gamma" / "state")
+    until(lambda: not processes_naming(state), seconds=30, what=f"still running: {processes_naming(state)}")
+
+
+def processes_naming(text: str) -> list[str]:
+    """Command lines that hold ``text``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in line:
+                found.append(line)
+    return found

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import uci_work
 from deployed.site_process import serve
 
@@ -41,8 +42,8 @@ class Uci:
     def handle(self, request_json: str, arrays: dict[str, bytes], /) -> tuple[str, dict[str, bytes]]:
         """See `fl_client.runtime.Service`."""
         request = Request.model_validate_json(request_json)
-        base = from_npy(arrays["heads.weight"]), from_npy(arrays["heads.bias"])
-        weight, bias = self._train(base, request.round)
+        weight, bias = (from_npy(arrays[key]).astype(np.float32) for key in ("heads.weight", "heads.bias"))
+        weight, bias = self._train((weight, bias), request.round)
         reply = Reply(status="ok", site=self._name).model_dump_json()
         return reply, {"heads.weight": to_npy(weight), "heads.bias": to_npy(bias)}
 

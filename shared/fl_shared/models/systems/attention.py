@@ -30,7 +30,7 @@ class MultimodalModel(nn.Module):
         adapters: Mapping[str, nn.Module],
         fusion: Fusion,
         heads: Mapping[str, nn.Module],
-        modality_dropout: float,
+        modality_dropout: Mapping[str, float],
         frozen_encoders: bool,
     ) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class MultimodalModel(nn.Module):
         self.adapters = nn.ModuleDict(adapters)
         self.fusion = fusion
         self.heads = nn.ModuleDict(heads)
-        self.modality_dropout = modality_dropout
+        self.modality_dropout = tuple(modality_dropout[name] for name in encoders)
         self.frozen_encoders = frozen_encoders
         self.encoders.requires_grad_(not frozen_encoders)
 
@@ -93,13 +93,13 @@ class MultimodalModel(nn.Module):
         there = torch.stack([batch.present[m] for m in self.encoders], dim=1)
         if not bool(there.any(1).all()):
             raise ValueError("a row has no modality present")
-        if self.training and self.modality_dropout > 0:
+        if self.training and any(self.modality_dropout):
             # drawn where the generator lives, so that a seed means the same on every device
             device = generator.device if generator is not None else torch.device("cpu")
             draw = torch.rand(there.shape, generator=generator, device=device).to(there.device)
-            draw = draw.masked_fill(~there, -1.0)
-            kept = draw >= self.modality_dropout
-            kept |= (draw == draw.amax(1, keepdim=True)) & ~kept.any(1, keepdim=True)
+            margin = (draw - torch.tensor(self.modality_dropout, device=there.device)).masked_fill(~there, -2.0)
+            kept = margin >= 0
+            kept |= (margin == margin.amax(1, keepdim=True)) & ~kept.any(1, keepdim=True)
             there = there & kept
         return dict(zip(self.encoders, there.unbind(1), strict=True))
 
@@ -124,6 +124,9 @@ def build(study: Study, weights: Mapping[str, Path]) -> MultimodalModel:
         adapters=adapters,
         fusion=fusion,
         heads=heads,
-        modality_dropout=study.model.modality_dropout,
+        modality_dropout={
+            name: study.model.modality_dropout if plan.dropout is None else plan.dropout
+            for name, plan in study.modalities.items()
+        },
         frozen_encoders=study.training.encoders == "frozen",
     )
