@@ -32,6 +32,7 @@ from fl_sites.study_file import write_model
 from fl_sites.synthetic.cohort import synthesize
 
 JOIN_SECONDS, STOP_SECONDS = 180.0, 30.0
+EPSILON = 8.0
 SYNTHETIC_SITES, SYNTHETIC_PATIENTS = ["aachen", "bern", "chengdu", "nanjing"], 150
 
 
@@ -40,9 +41,9 @@ Outcome = tuple[Results, Path]
 
 
 def demonstrate(data: Path | None, *, out: Path, console: Console) -> list[Outcome]:
-    """Make the sites (from an unmodified PTB-XL download, or synthetic ones) and run their study.
+    """Make the sites (from an unmodified PTB-XL download, or synthetic ones) and run their study twice.
 
-    PTB-XL is public: its study runs without privacy, and once more with patient-level epsilon 8 to show the cost.
+    Once without privacy and once with patient-level epsilon 8, to show what privacy costs cohorts of this size.
 
     Args:
         data: folder of the download; None for the synthetic cohort.
@@ -55,23 +56,26 @@ def demonstrate(data: Path | None, *, out: Path, console: Console) -> list[Outco
     out = out.resolve()
     _clear(out)
     sites = out / "sites"
-    if data is None:
-        console.print("synthesising four hospitals (synthetic data, three train, one judges)")
-        made = synthesize(sites, sites=SYNTHETIC_SITES, patients=SYNTHETIC_PATIENTS, seed=0)
-        [(results, folder)] = run_demo([made.study], sites_dir=sites, out=out, console=console)
-        return [(_with_oracle(results, folder, made.truth), folder)]
-    console.print(f"importing {data}")
-    study = import_ptb_xl(data, sites).study
-    return run_demo([study, _with_privacy(study)], sites_dir=sites, out=out, console=console)
+    if data is not None:
+        console.print(f"importing {data}")
+        return run_demo(_pair(import_ptb_xl(data, sites).study), sites_dir=sites, out=out, console=console)
+    console.print("synthesising four hospitals (synthetic data, three train, one judges)")
+    made = synthesize(sites, sites=SYNTHETIC_SITES, patients=SYNTHETIC_PATIENTS, seed=0)
+    outcomes = run_demo(_pair(made.study), sites_dir=sites, out=out, console=console)
+    return [(_with_oracle(results, folder, made.truth), folder) for results, folder in outcomes]
 
 
-def _with_privacy(path: Path) -> Path:
-    """The same study under patient-level privacy, beside the first."""
+def _pair(path: Path) -> list[Path]:
+    """The study without privacy, and with it."""
     body = load_study(path).model_dump(mode="json", by_alias=True, exclude_none=True)
-    body |= {"name": f"{body['name']}_epsilon8", "privacy": {"mode": "patient", "epsilon": 8.0}}
-    private = path.with_name("study_epsilon8.toml")
-    write_model(private, Study.model_validate(body), header="The same study with patient-level privacy.")
-    return private
+    variants = {"no_privacy": {"mode": "none"}, "epsilon8": {"mode": "patient", "epsilon": EPSILON}}
+    paths = []
+    for suffix, privacy in variants.items():
+        name = f"{body['name']}_{suffix}"
+        paths.append(path.with_name(f"{name}.toml"))
+        study = Study.model_validate(body | {"name": name, "privacy": privacy})
+        write_model(paths[-1], study, header="Written by the demonstration.")
+    return paths
 
 
 def _with_oracle(results: Results, folder: Path, truth: Path) -> Results:
