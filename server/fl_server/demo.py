@@ -128,8 +128,8 @@ def run_demo(studies: Sequence[Path], *, sites_dir: Path, out: Path, console: Co
             clients[name] = stack.enter_context(
                 client(name, sites_dir=sites_dir, home=home, extra=ray_environment, log=out / "logs")
             )
-        # all at once on leaving; one after another, their graces would add up
-        stack.callback(lambda: [process.terminate() for process in clients.values()])
+        for process in clients.values():  # all at once on leaving; one after another, their graces would add up
+            stack.callback(process.terminate)
         folders = [prepare(study, runs=out / "runs") for study in studies]
         await_online(home, clients, console=console)
         return [

@@ -107,3 +107,7 @@ def _draw(
 def main() -> None:
     """Entry point of ``fl-sites``."""
     run(app)
+
+
+if __name__ == "__main__":
+    main()
