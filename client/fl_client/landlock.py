@@ -1,8 +1,8 @@
 """The fallback sandbox: Landlock (files, TCP, signals, abstract sockets) and seccomp (other sockets, ptrace).
 
-``python -m fl_client.landlock --read=PATH … --write=PATH … -- COMMAND`` confines itself and becomes COMMAND. Both are
-irrevocable for the process and its children and need no privilege. What it leaves open, unlike bubblewrap: UNIX
-sockets named by a path that this user may reach, and the list of processes.
+``python -m fl_client.landlock --read=PATH … --write=PATH … --list=PATH … -- COMMAND`` confines itself and becomes
+COMMAND. Both are irrevocable for the process and its children and need no privilege. What it leaves open, unlike
+bubblewrap: UNIX sockets named by a path that this user may reach, and the list of processes.
 
 Sources: Linux ``Documentation/userspace-api/landlock.rst``, ``seccomp_filter.rst``.
 """
@@ -44,8 +44,10 @@ def abi() -> int:
     return max(found, 0)
 
 
-def confine(*, read: Sequence[Path], write: Sequence[Path]) -> None:
+def confine(*, read: Sequence[Path], write: Sequence[Path], listed: Sequence[Path]) -> None:
     """Restrict this process for good: these paths, UNIX sockets only, no other process's memory.
+
+    ``listed`` folders may be listed, not read: Python looks for packages that way.
 
     Raises:
         OSError: the kernel refused a step; nothing may run then.
@@ -55,7 +57,8 @@ def confine(*, read: Sequence[Path], write: Sequence[Path]) -> None:
     ruleset = struct.pack("QQQ", ALL_FILES, TCP, SCOPES)
     handle = _check(libc.syscall(CREATE_RULESET, ruleset, ctypes.c_size_t(len(ruleset)), 0), "landlock ruleset")
     devices = ((Path("/dev/null"), READ | WRITE_FILE), (Path("/dev/urandom"), READ))
-    for path, rights in (*((p, READ) for p in read), *((p, WRITE) for p in write), *devices):
+    folders = ((p, READ_DIR) for p in listed)
+    for path, rights in (*((p, READ) for p in read), *((p, WRITE) for p in write), *folders, *devices):
         _allow(libc, handle, path, rights if path.is_dir() else rights & FILE_ONLY)
     _check(libc.syscall(RESTRICT_SELF, handle, 0), "landlock restrict")
     os.close(handle)
@@ -105,9 +108,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--read", type=Path, action="append", default=[])
     parser.add_argument("--write", type=Path, action="append", default=[])
+    parser.add_argument("--list", type=Path, action="append", default=[])
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
-    confine(read=args.read, write=args.write)
+    confine(read=args.read, write=args.write, listed=args.list)
     os.execv(args.command[0], args.command)
 
 

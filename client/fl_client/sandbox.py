@@ -26,6 +26,7 @@ ISOLATION = (
     "--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
     "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv",
 )  # fmt: skip
+PACKAGES = (Path(__file__).parent, Path(pacing.__file__).parent)
 OPT_OUT = "I run server-sent code without a sandbox"
 
 
@@ -53,6 +54,7 @@ class Sandbox:
             return [*clean, "bwrap", *inner]
         if self.kind == "landlock":
             rules = [f"--read={path}" for path in [*code_paths(), folder]] + [f"--write={self.scratch}"]
+            rules += [f"--list={package.parent}" for package in PACKAGES]
             return [*clean, sys.executable, "-m", "fl_client.landlock", *rules, "--", *argv]
         return [*clean, *argv]
 
@@ -91,8 +93,7 @@ def choose(*, exchange: Path, protected: Sequence[Path], opt_out: str = "") -> S
 def code_paths() -> list[str]:
     """What a confined process may read: system libraries, the interpreter, its packages and the thin client's code."""
     own = [
-        Path(__file__).parent,
-        Path(pacing.__file__).parent,
+        *PACKAGES,
         Path(sys.prefix),
         Path(sys.base_prefix),
         Path(sys.executable).resolve().parent,
@@ -108,7 +109,9 @@ def _starts(sandbox: Sandbox) -> bool:
     if sandbox.kind == "landlock" and landlock.abi() < landlock.MIN_ABI:
         return False
     try:
-        probe = sandbox.command([sys.executable, "-c", "import ssl"], env={"PATH": "/usr/bin"})
+        probe = sandbox.command(
+            [sys.executable, "-c", "import ssl, fl_client.channel, fl_shared.parcel"], env={"PATH": "/usr/bin"}
+        )
         return subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
