@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fl_client import channel
@@ -26,9 +26,8 @@ def make_app(exchange: Exchange) -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        body, arrays = exchange(context, str(message.content["request"]["json"]), _bytes(message.content))
-        content = RecordDict({"reply": ConfigRecord({"json": body}), "arrays": _record(arrays)})
-        return Message(content, reply_to=message)
+        request, sent = parcel.from_records(message.content)
+        return Message(parcel.to_records(*exchange(context, request, sent)), reply_to=message)
 
     app.query()(answer)
     app.train()(answer)
@@ -46,15 +45,6 @@ def over_socket(_: Context, message: str, arrays: Mapping[str, bytes]) -> tuple[
         print(json.dumps({"event": "runtime-unreachable", "error": str(error)}), flush=True)  # stays at the site
         reply = {"status": "failed", "code": "runtime-unreachable", "site": os.environ["CONSILIUM_SITE"]}
         return json.dumps(reply), {}
-
-
-def _bytes(content: RecordDict) -> dict[str, bytes]:
-    return parcel.unpack(content["arrays"]["parcel"].data)
-
-
-def _record(arrays: Mapping[str, bytes]) -> ArrayRecord:
-    data = parcel.pack(arrays)
-    return ArrayRecord({"parcel": Array(dtype="uint8", shape=(len(data),), stype="consilium.parcel", data=data)})
 
 
 app = make_app(over_socket)

@@ -38,7 +38,7 @@ clientapp_runtime: Any = importlib.import_module("flwr.supernode.runtime.run_cli
 
 ADDRESS = "site"  # a host name only for the URL: the transport is the UNIX socket
 ALLOWED = {"pyproject.toml", ".info/CONTENT"}
-SHORTEST, LONGEST = 0.03, 1.0  # seconds between polls
+SHORTEST, LONGEST = 0.1, 1.0  # seconds between polls
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from fl_shared.pacing import pause
 launcher: Any = importlib.import_module("flwr.supernode.cli.flower_supernode")
 node_loop: Any = importlib.import_module("flwr.supernode.start_client_internal")
 
-SHORTEST, LONGEST_FOR_WORK, LONGEST_FOR_REPLY = 0.05, 2.0, 0.5  # seconds between polls
+SHORTEST, LONGEST_FOR_WORK, LONGEST_FOR_REPLY = 0.15, 2.0, 0.5  # seconds between polls
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def _starts(sandbox: Sandbox) -> bool:
         return False
     try:
         probe = sandbox.command(
-            [sys.executable, "-c", "import ssl, fl_client.channel, fl_shared.parcel"], env={"PATH": "/usr/bin"}
+            [sys.executable, "-c", "import ssl, fl_client.channel, fl_shared.pacing"], env={"PATH": "/usr/bin"}
         )
         return subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

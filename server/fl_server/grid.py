@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import cast
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from fl_server.fleet import Answer, Arrived, Missing, Question
 from fl_shared import parcel
 from fl_shared.pacing import pause
-from fl_shared.wire import Arrays, Reply, Request, from_npy, to_npy
+from fl_shared.wire import Reply, Request, from_npy, to_npy
 
-SHORTEST, LONGEST = 0.05, 1.0  # seconds between questions to SuperLink; Flower's own Grid waits 3
+SHORTEST, LONGEST = 0.15, 1.0  # seconds between questions to SuperLink; Flower's own Grid waits 3
 TYPES = {"hello": "query", "train": "train", "encoders": "query", "evaluate": "evaluate"}
 REASONS = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "server-code-refused",
@@ -88,18 +88,17 @@ class GridFleet:
         time.sleep(pause(time.monotonic() - began, shortest=SHORTEST, longest=LONGEST))
 
     def _push(self, questions: Mapping[str, Question], nodes: Mapping[str, int]) -> dict[str, str]:
-        """Send; message id -> site. Arrays that several sites get are encoded once."""
+        """Send; message id -> site. What several sites get is encoded once (and stored once: same content, same id)."""
         if not questions:
             return {}
-        records: dict[int, ArrayRecord] = {}
+        contents: dict[tuple[str, int], RecordDict] = {}
         messages = []
         for site, (request, arrays) in questions.items():
-            if id(arrays) not in records:
-                records[id(arrays)] = _pack(arrays)
-            record = records[id(arrays)]
-            body = ConfigRecord({"json": request.model_dump_json()})
-            content = RecordDict({"request": body, "arrays": record})
-            messages.append(Message(content, nodes[site], TYPES[request.kind], group_id=str(request.round)))
+            key = request.model_dump_json(), id(arrays)
+            if key not in contents:
+                parts = {name: to_npy(array) for name, array in arrays.items()}
+                contents[key] = parcel.to_records(key[0], parts)
+            messages.append(Message(contents[key], nodes[site], TYPES[request.kind], group_id=str(request.round)))
         ids = list(self._grid.push_messages(messages))
         return {key: site for key, site in zip(ids, questions, strict=True) if key}
 
@@ -116,18 +115,13 @@ class GridFleet:
         return answers
 
 
-def _pack(arrays: Arrays) -> ArrayRecord:
-    data = parcel.pack({name: to_npy(array) for name, array in arrays.items()})
-    return ArrayRecord({"parcel": Array(dtype="uint8", shape=(len(data),), stype="consilium.parcel", data=data)})
-
-
 def _read(message: Message) -> Answer | Missing:
     if message.has_error():
         return Missing(reason=REASONS.get(message.error.code, "flower-error"))
     try:
-        reply = Reply.model_validate_json(str(message.content["reply"]["json"]))
-        parts = parcel.unpack(message.content.array_records["arrays"]["parcel"].data)
+        body, parts = parcel.from_records(message.content)
+        reply = Reply.model_validate_json(body)
         arrays = {name: from_npy(data) for name, data in parts.items()}
-    except (ValidationError, ValueError, KeyError, TypeError):
+    except (ValidationError, ValueError, TypeError):
         return Missing(reason="unreadable-reply")
     return reply, arrays

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-SHARE = 0.15
+SHARE = 0.3
 
 
 def pause(waited: float, *, shortest: float, longest: float) -> float:
-    """Seconds until the next question after ``waited`` seconds: 15 % of them, within bounds."""
+    """Seconds until the next question after ``waited`` seconds: 30 % of them, within bounds."""
     return min(max(shortest, SHARE * waited), longest)

@@ -1,7 +1,9 @@
-"""Many named byte strings as one, so that Flower stores and moves one object instead of one an array.
+"""A JSON message and many named byte strings as one Flower record: Flower moves every object by requests of its own.
 
-Flower sends every `Array` of an `ArrayRecord` by requests of its own (and a database commit each); a model has
-hundreds. Form: 8 bytes length of the JSON header, the header ``[[name, bytes], …]``, then the contents in that order.
+An `ArrayRecord` costs SuperLink one request and several database commits for itself, for each of its arrays and for
+each chunk of those; a model has hundreds. Here a message is one `ConfigRecord`, or one for each 16 MiB.
+
+Form of the bytes: 8 bytes length of the JSON header, the header ``[[name, bytes], …]``, then the contents in order.
 """
 
 from __future__ import annotations
@@ -10,7 +12,35 @@ import json
 from collections.abc import Mapping
 from itertools import accumulate, pairwise
 
+from flwr.app import ConfigRecord, RecordDict
+
 MAX_HEADER = 8 * 2**20
+CHUNK = 16 * 2**20  # bytes of a record: what one request carries
+
+
+def to_records(message: str, parts: Mapping[str, bytes]) -> RecordDict:
+    """The content of a Flower message; `from_records` is its inverse."""
+    parcel = memoryview(pack(parts))
+    chunks = [bytes(parcel[start : start + CHUNK]) for start in range(0, len(parcel), CHUNK)]
+    return RecordDict(
+        {str(n): ConfigRecord({"json": message if n == 0 else "", "parcel": chunk}) for n, chunk in enumerate(chunks)}
+    )
+
+
+def from_records(content: RecordDict) -> tuple[str, dict[str, bytes]]:
+    """Message and parts.
+
+    Raises:
+        ValueError: not exactly such a content (the sender is not trusted).
+    """
+    records = content.config_records
+    if set(content) != {str(n) for n in range(len(content))} or len(records) != len(content) or not records:
+        raise ValueError("the message's records are not numbered parts")
+    chunks = [records[str(n)].get("parcel") for n in range(len(records))]
+    message = records["0"].get("json")
+    if not isinstance(message, str) or not all(isinstance(chunk, bytes) for chunk in chunks):
+        raise ValueError("a record holds no JSON or no bytes")
+    return message, unpack(b"".join(chunk for chunk in chunks if isinstance(chunk, bytes)))
 
 
 def pack(parts: Mapping[str, bytes]) -> bytes:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_shared.parcel import pack, unpack
+from fl_shared.parcel import CHUNK, from_records, pack, to_records, unpack
 
 
 @given(st.dictionaries(st.text(max_size=20), st.binary(max_size=50)))
@@ -30,3 +31,28 @@ def test_lies_in_the_header(header: str) -> None:
     with pytest.raises(ValueError):
         unpack(len(header).to_bytes(8, "big") + header.encode())
     assert json.loads(header)
+
+
+@pytest.mark.parametrize("size", [0, 3, CHUNK - 40, CHUNK, 2 * CHUNK + 1])
+def test_a_message_is_one_record_for_each_chunk(size: int) -> None:
+    parts = {"fusion.w": b"x" * size, "heads.b": b"y"}
+    records = to_records("{}", parts)
+    assert from_records(records) == ("{}", parts)
+    assert len(records) == 1 + (8 + len(b'[["fusion.w", 00000000], ["heads.b", 1]]') + size) // CHUNK
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {},
+        {"1": ConfigRecord({"json": "{}", "parcel": pack({})})},
+        {"0": ConfigRecord({"json": 1, "parcel": pack({})})},
+        {"0": ConfigRecord({"json": "{}", "parcel": "text"})},
+        {"0": ConfigRecord({"json": "{}"})},
+        {"0": ConfigRecord({"json": "{}", "parcel": pack({})}), "more": ConfigRecord({})},
+        {"0": ArrayRecord({"a": Array("uint8", (1,), "", b"")})},
+    ],
+)
+def test_other_contents_are_refused(records: dict[str, ConfigRecord | ArrayRecord]) -> None:
+    with pytest.raises(ValueError):
+        from_records(RecordDict(records))
