@@ -10,8 +10,10 @@ import os
 
 import ray
 import torch  # noqa: F401 - a trainer's ClientApp handles tensors
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+
+from fl_shared import parcel
 
 app = ClientApp()
 
@@ -20,5 +22,5 @@ app = ClientApp()
 def train(message: Message, _: Context) -> Message:
     """Connect and answer."""
     ray.init(address=os.environ["CONSILIUM_RAY_ADDRESS"], namespace="stock", log_to_driver=False, logging_level="error")
-    reply = ConfigRecord({"json": json.dumps({"status": "ok", "site": "stock"})})
-    return Message(RecordDict({"reply": reply, "arrays": message.content["arrays"]}), reply_to=message)
+    _, arrays = parcel.from_records(message.content)
+    return Message(parcel.to_records(json.dumps({"status": "ok", "site": "stock"}), arrays), reply_to=message)
