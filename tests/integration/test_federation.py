@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from safetensors.numpy import load_file
 from fl_client.payment import site_ledger
 from fl_server import superlink
 from fl_shared.accounting import Event, epsilon
-from fl_shared.errors import ExitCode
+from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.site import load_site
 from fl_shared.study import load_study
 
@@ -36,19 +38,56 @@ def test_deployment_and_simulation_give_the_same_bits(hospitals: Federation) -> 
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "SYNTHETIC" in report.upper() and "gamma" in report
 
+    deployed = assert_same_as_simulation(hospitals, study, folder, rounds=2)
+    initial = load_file(folder / "rounds/round_0000/model.safetensors")
+    assert any(not np.array_equal(initial[n], deployed[n]) for n in deployed), "nothing was trained"
+
+
+def assert_same_as_simulation(
+    hospitals: Federation, study: Path, folder: Path, *, rounds: int
+) -> dict[str, np.ndarray]:
+    """Every committed model is the simulation's, bit for bit; returns the last one."""
     runs = hospitals.root / "simulated"
     command = [sys.executable, "-m", "fl_server.cli", "simulate", str(study), "--sites-dir", str(hospitals.sites)]
     done = subprocess.run(
         [*command, "--runs", str(runs), "--format", "json"], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for place in ("rounds/round_0001", "rounds/round_0002", "final"):
+    for place in [*(f"rounds/round_{n:04d}" for n in range(1, rounds + 1)), "final"]:
         deployed = load_file(folder / place / "model.safetensors")
-        simulated = load_file(runs / "walk" / place / "model.safetensors")
+        simulated = load_file(runs / folder.name / place / "model.safetensors")
         assert deployed.keys() == simulated.keys()
         assert all(np.array_equal(deployed[name], simulated[name]) for name in deployed), place
-    initial = load_file(folder / "rounds/round_0000/model.safetensors")
-    assert any(not np.array_equal(initial[n], deployed[n]) for n in deployed), "nothing was trained"
+    return deployed
+
+
+def test_a_killed_coordinator_process_is_continued_bit_for_bit(hospitals: Federation) -> None:
+    """The ServerApp dies in round 2; the same command goes on from the committed round, as if nothing had been."""
+    study = hospitals.study("crash", privacy=PLAIN, training=SMALL | {"rounds": 3, "steps": 10})
+    address = hospitals.home.address()
+
+    def strike(folder: Path) -> None:
+        until(lambda: (folder / "rounds/round_0001/manifest.json").exists(), seconds=240, what="round 1 not committed")
+        until(lambda: bool(server_apps(address)), seconds=30, what="no ServerApp process")
+        for pid in server_apps(address):
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(ConsiliumError, match="run the same command again"):
+        hospitals.run(study, meanwhile=strike)
+    results, folder = hospitals.run(study)
+    assert [r.outcome for r in results.rounds] == ["committed"] * 4
+    assert_same_as_simulation(hospitals, study, folder, rounds=3)
+
+
+def server_apps(address: str) -> list[int]:
+    """The ServerApp processes of the coordinator at this address."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            line = entry.read_bytes().decode(errors="replace").split("\0")
+            if any("flwr-serverapp" in word for word in line[:2]) and address in line:
+                found.append(int(entry.parent.name))
+    return found
 
 
 def test_the_ledger_holds_what_the_accountant_says(hospitals: Federation) -> None:

@@ -15,13 +15,20 @@ KEPT = 3  # rounds on disk: a repeated round starts from the one before it
 
 
 class LocalGroups:
-    """``round_<k>.safetensors`` and the list of finished rounds, in ``folder``; the last one also in memory."""
+    """``round_<k>.safetensors`` and the list of finished rounds, in ``folder``.
+
+    Nothing is remembered in memory: the actors of a site, and in a simulation whichever process gets the next message,
+    must all see the last finished round.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._list = folder / "finished.json"
-        self._finished: list[int] = json.loads(self._list.read_bytes()) if self._list.exists() else []
-        self._memory: tuple[int, Arrays] | None = None
+
+    @property
+    def _finished(self) -> list[int]:
+        rounds: list[int] = json.loads(self._list.read_bytes()) if self._list.exists() else []
+        return rounds
 
     @property
     def last(self) -> int | None:
@@ -39,8 +46,6 @@ class LocalGroups:
         earlier = max((k for k in self._finished if k < round), default=None)
         if earlier is None:
             return None
-        if self._memory is not None and self._memory[0] == earlier:
-            return self._memory[1]
         try:
             return safetensors.numpy.load(self._path(earlier).read_bytes())
         except (OSError, safetensors.SafetensorError) as error:
@@ -48,16 +53,13 @@ class LocalGroups:
             fault = Fault(file=str(self._path(earlier)), key="local", problem=problem, mend="Restore this file.")
             raise ConsiliumError("local parameter groups are lost", code=ExitCode.FAILED, faults=[fault]) from error
 
-    def finish(self, round: int, arrays: Arrays, *, write: bool) -> None:
-        """Remember the groups at the end of ``round``, which undoes later rounds; durable when ``write``."""
-        self._memory = (round, arrays)
-        self._finished = [k for k in self._finished if k < round] + [round]
-        if not write:
-            return
+    def finish(self, round: int, arrays: Arrays) -> None:
+        """Keep the groups at the end of ``round`` durably, which undoes later rounds."""
+        finished = [k for k in self._finished if k < round] + [round]
         private_dir(self._folder)
         write_private(self._path(round), safetensors.numpy.save(dict(arrays)))
-        write_private(self._list, json.dumps(self._finished).encode())
-        for number in self._finished[:-KEPT]:
+        write_private(self._list, json.dumps(finished).encode())
+        for number in finished[:-KEPT]:
             self._path(number).unlink(missing_ok=True)
 
     def _path(self, round: int) -> Path:

@@ -108,8 +108,8 @@ class Trainer:
         with self._randomness(round):
             for gradients in self._plain_steps(round) if sigma is None else self._private_steps(sigma):
                 optimizer.step(gradients)
-        if self._groups:
-            self._local.finish(round, select(self._model, self._groups), write=self._rank == 0)
+        if self._groups and self._rank == 0:
+            self._local.finish(round, select(self._model, self._groups))
         return select(self._model, self._study.shared_groups)
 
     def encoders(self) -> Arrays:
