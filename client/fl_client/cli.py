@@ -1,7 +1,7 @@
 """``fl-client``: everything that a hospital does.
 
-Exit codes: 0 ok, 2 usage, 10 study file, 11 site file, 12 data rejected, 13 study does not fit or is not approved,
-14 already running, 15 no sandbox, 16 privacy ledger, 1 anything else.
+Exit codes: 0 ok, 2 usage, 10 study file, 11 site file or machine, 12 data rejected, 13 study does not fit or is
+not approved, 14 already running, 15 no sandbox, 16 privacy ledger, 1 anything else.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode, nearest
-from fl_shared.site import Site, load_site
+from fl_shared.site import Network, Site, load_site
 
 app = typer.Typer(
     help="Run by a hospital: join a federation, check the data, approve studies, read the privacy ledger.",
@@ -51,7 +52,8 @@ def site_command(
         known = sorted(path.parent.name for path in sites_dir.glob("*/site.toml"))
         mend = nearest(site, known) if known else "No site is there: give --sites-dir, or set CONSILIUM_SITES."
         raise ConsiliumError(f"no {sites_dir.resolve() / site / 'site.toml'}. {mend}", code=ExitCode.SITE)
-    context.obj = found = load_site(sites_dir / site)
+    found = _reached_by(load_site(sites_dir / site), superlink, root_certificates)
+    context.obj = found
     if found.name != site:
         raise ConsiliumError(
             f"{sites_dir / site / 'site.toml'}: name = '{found.name}', but --site says '{site}'. Make them equal.",
@@ -64,27 +66,69 @@ def site_command(
         join.join(found, options, console=Console(stderr=True))
 
 
+def _reached_by(site: Site, superlink: str | None, root_certificates: Path | None) -> Site:
+    """The site with the coordinator that the command line names."""
+    given: dict[str, object] = {}
+    if superlink is not None:
+        given["superlink"] = superlink
+    if root_certificates is not None:
+        given["root_certificates"] = root_certificates.resolve()
+    try:
+        network = Network.model_validate(site.network.model_dump() | given)
+    except ValidationError as error:
+        raise typer.BadParameter(f"'{superlink}' is not host:port", param_hint="--superlink") from error
+    return site.model_copy(update={"network": network})
+
+
 @app.command()
 def check(
     context: typer.Context,
     study: Annotated[Path | None, typer.Option(help="Check against this study.toml as well.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Row-level detail: for this hospital's eyes only.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write one offline HTML file too, with pictures when --local.")
+    ] = None,
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Read every file and say what will train, what is set aside and why. Exit code 12 on rejects."""
+    """Read every file and say what will train, what is set aside and why. Exit code 12 on rejects.
+
+    Without --local the result can be shown to outsiders: no identifier, no row, no file name, no count below 10.
+    """
     from fl_client.data import check as checks
+    from fl_client.data.check_report.page import writable, write_page
+    from fl_client.data.check_report.pictures import pictures_of
+    from fl_client.data.checking.wanted import wanted_by
     from fl_shared.study import load_study
 
     site: Site = context.obj
     plan = load_study(study) if study else None
+    if report is not None:
+        writable(report)  # before minutes of reading
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:  # minutes, at a hospital
         files = bar.add_task("reading files", total=None)
-        cohort, report = checks.examine(site, plan, progress=lambda n, of: bar.update(files, completed=n, total=of))
-    summary = checks.summary(report, cohort, local=local)
+        cohort, found = checks.examine(site, plan, progress=lambda n, of: bar.update(files, completed=n, total=of))
+    summary = checks.summary(found, cohort, site=site, study=plan, local=local)
+    if report is not None:
+        seen = pictures_of(cohort, wanted_by(plan, site)[0].modalities) if local and cohort is not None else ()
+        write_page(summary, report, pictures=seen)
     emit(summary, fmt=fmt, text=lambda console: checks.render(summary, console))
-    if report.rejects:
+    if found.rejects:
         raise typer.Exit(int(ExitCode.DATA))
+
+
+@app.command()
+def doctor(context: typer.Context, fmt: FormatOption = Format.TEXT) -> None:
+    """Check this machine: resources, clock, coordinator, key, sandbox, Ray. Exit code 11 when a check fails.
+
+    It reaches nothing but the coordinator that site.toml (or --superlink) names.
+    """
+    from fl_client import doctor as machine
+
+    findings = machine.examine(context.obj)
+    emit(machine.summary(context.obj, findings), fmt=fmt, text=lambda console: machine.render(findings, console))
+    if any(finding.status == "fail" for finding in findings):
+        raise typer.Exit(int(ExitCode.SITE))
 
 
 @app.command()

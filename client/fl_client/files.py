@@ -10,7 +10,8 @@ from pathlib import Path
 
 def private_dir(path: Path) -> Path:
     """Make ``path`` (and its parents) if missing and close it to other users."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in reversed([p for p in (path, *path.parents) if not p.exists()]):
+        folder.mkdir(mode=0o700, exist_ok=True)
     path.chmod(0o700)
     return path
 

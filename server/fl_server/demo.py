@@ -85,7 +85,10 @@ def _with_oracle(results: Results, folder: Path, truth: Path) -> Results:
         f"Best possible AUROC at {row['site']}, {' '.join(filter(None, [row['task'], row['label']]))}: "
         f"{row['auroc']:.3f} (the true risk of the synthetic patients, which no model sees)."
         for row in json.loads((truth / "oracle.json").read_text(encoding="utf-8"))["oracle"]
-        if row["site"] in external and row["patients"] == "all" and row["auroc"] is not None
+        if row["site"] in external
+        and row["task"] in results.study.tasks
+        and row["patients"] == "all"
+        and row["auroc"] is not None
     ]
     told = results.model_copy(update={"notes": (*results.notes, *best)})
     RunDirectory(folder).write_results(told)

@@ -14,9 +14,23 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from fl_shared import toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
+from fl_shared.study import TaskType
 from fl_shared.toml import Name, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def known_encoding(value: str) -> str:
+    """The name of an encoding that Python reads.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        "".encode(value)
+    except LookupError as error:
+        raise ValueError("unknown encoding. Use e.g. 'utf-8' or 'gb18030'.") from error
+    return value
 
 
 class ColumnMap(Section):
@@ -28,12 +42,77 @@ class ColumnMap(Section):
 
 
 class FileModality(Section):
-    """A modality whose samples are files: the column of paths (relative to the data root), and how to read them."""
+    """A modality whose samples are files: the column of their paths, relative to the data root."""
 
-    kind: Literal["waveform", "text"]
     column: str
+
+
+class WaveformFiles(FileModality):
+    """ECG records: WFDB, EDF or DICOM."""
+
+    kind: Literal["waveform"]
     aliases: dict[str, str] = Field(default={}, description="lead name in the file -> standard lead name")
-    unit: str | None = Field(default=None, description="overrides the unit in the file header (waveform)")
+    unit: Literal["uV", "mV", "V"] | None = Field(default=None, description="overrides the unit in the file header")
+
+
+class CineFiles(FileModality):
+    """Short-axis cine CMR: a folder of DICOM files, a multi-frame DICOM file or a NIfTI file a sample."""
+
+    kind: Literal["cine"]
+    series: str | None = Field(default=None, description="regular expression: only series with such a description")
+    mask_column: str | None = Field(default=None, description="column of mask files (NIfTI) or contour folders")
+
+
+class ImageFiles(FileModality):
+    """A single image a sample: a DICOM file or folder of which one image is taken (late enhancement, X-ray)."""
+
+    kind: Literal["image"]
+    sequence: Literal["lge", "perfusion", "radiograph", "any"] = Field(
+        default="any", description="what the image must be; other series of the folder are left out"
+    )
+    series: str | None = Field(default=None, description="regular expression: only series with such a description")
+
+
+class EmbeddingFiles(FileModality):
+    """Vectors that another model computed: one ``.npy`` or ``.safetensors`` file a sample."""
+
+    kind: Literal["embedding"]
+
+
+class MedicationTable(Section):
+    """Prescriptions, told to the text encoder as sentences: rows of a table, each in a column named here."""
+
+    file: Path = Field(description="CSV or parquet, relative to the folder of site.toml")
+    subject: str = "subject_id"
+    time: str = "time"
+    drug: str = "drug"
+    dose: str | None = "dose"
+    unit: str | None = "unit"
+    route: str | None = "route"
+    frequency: str | None = "frequency"
+
+
+class TextFiles(FileModality):
+    """Notes, one file a sample."""
+
+    kind: Literal["text"]
+    encoding: str | None = Field(default=None, description="of the notes; the site's when absent")
+    time_column: str | None = Field(default=None, description="when the note was written: later ones are set aside")
+    medications: MedicationTable | None = None
+    leakage_words: tuple[str, ...] = Field(default=(), description="words of an outcome: such notes are set aside")
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str | None) -> str | None:
+        return None if value is None else known_encoding(value)
+
+
+class EventTable(Section):
+    """Irregular measurements in MEDS columns (subject_id, time, code, numeric_value, text_value)."""
+
+    kind: Literal["events"]
+    file: Path = Field(default=Path("events.parquet"), description="parquet or CSV, beside site.toml")
+    codes: dict[str, ColumnMap] = Field(default={}, description="code in the file -> concept and unit")
 
 
 class TableModality(Section):
@@ -42,13 +121,24 @@ class TableModality(Section):
     kind: Literal["table"]
 
 
-class TaskMap(Section):
-    """Columns that hold a task's labels (0/1, or the codes given)."""
+Modality = Annotated[
+    WaveformFiles | CineFiles | ImageFiles | EmbeddingFiles | TextFiles | EventTable | TableModality,
+    Field(discriminator="kind"),
+]
 
-    columns: dict[str, str] = Field(
-        min_length=1, description="label -> column; a binary task has the single label 'value'"
-    )
-    codes: dict[str, Literal[0, 1]] = Field(default={"0": 0, "1": 1})
+
+class TaskMap(Section):
+    """Columns that hold a task's labels.
+
+    binary: ``value``; multilabel: one column a label; multiclass: ``value``, codes to label names; regression:
+    ``value`` and its unit; survival: ``time`` since the index time, its unit, and ``event`` (1: it happened).
+    """
+
+    type: TaskType | None = Field(default=None, description="found from the columns when absent")
+    columns: dict[str, str] = Field(min_length=1, description="label (or value, time, event) -> column")
+    codes: dict[str, Literal[0, 1]] = Field(default={"0": 0, "1": 1}, description="code -> 0 or 1")
+    classes: dict[str, str] = Field(default={}, description="code -> label of a multiclass task; itself when absent")
+    unit: str | None = Field(default=None, description="UCUM unit of times (d, wk, mo, a, h) or of the value")
 
 
 class SitePrivacy(Section):
@@ -66,6 +156,13 @@ class Resources(Section):
     actors: int = Field(default=1, ge=1, le=64, description="one per GPU, or per CPU share")
     threads: int = Field(default=1, ge=1, le=256, description="CPU threads an actor")
     gpus: float = Field(default=0.0, ge=0, le=16, description="GPUs an actor")
+
+
+class CachePlan(Section):
+    """Decoded samples kept on disk, so that files are decoded once."""
+
+    folder: Path = Field(default=Path("state/cache"), description="relative to the folder of site.toml")
+    max_gib: float = Field(default=20.0, gt=0, description="the least recently used samples go first")
 
 
 class Network(Section):
@@ -90,12 +187,13 @@ class Site(Section):
     timezone: str = "UTC"
     state: Path = Path("state")
     columns: dict[str, ColumnMap] = Field(default={})
-    modalities: dict[Name, Annotated[FileModality | TableModality, Field(discriminator="kind")]] = Field(default={})
+    modalities: dict[Name, Modality] = Field(default={})
     tasks: dict[Name, TaskMap] = Field(default={})
     weights: dict[str, Path] = Field(default={}, description="pretrained directory name -> local path")
     privacy: SitePrivacy = SitePrivacy()
     resources: Resources = Resources()
     network: Network = Network()
+    cache: CachePlan = CachePlan()
     _folder: Path = PrivateAttr(default=Path())
 
     @field_validator("timezone")
@@ -107,12 +205,8 @@ class Site(Section):
 
     @field_validator("encoding")
     @classmethod
-    def _known_encoding(cls, value: str) -> str:
-        try:
-            "".encode(value)
-        except LookupError as error:
-            raise ValueError("unknown encoding. Use e.g. 'utf-8' or 'gb18030'.") from error
-        return value
+    def _encoding_is_known(cls, value: str) -> str:
+        return known_encoding(value)
 
     @property
     def folder(self) -> Path:
@@ -123,6 +217,11 @@ class Site(Section):
     def state_dir(self) -> Path:
         """Where approvals, ledger, outbox, audit log and local weights are kept (0700)."""
         return (self.folder / self.state).resolve()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where decoded samples are kept."""
+        return (self.folder / self.cache.folder).resolve()
 
     @property
     def samples_path(self) -> Path:
@@ -146,6 +245,11 @@ def load_site(path: Path) -> Site:
     site = toml.load(path, Site, code=ExitCode.SITE)
     site._folder = path.resolve().parent
     named = {"samples": site.samples_path, "data_root": site.data_dir}
+    for name, mapped in site.modalities.items():
+        if isinstance(mapped, EventTable):
+            named[f"modalities.{name}.file"] = site.folder / mapped.file
+        if isinstance(mapped, TextFiles) and mapped.medications is not None:
+            named[f"modalities.{name}.medications.file"] = site.folder / mapped.medications.file
     named |= {f"weights.{name}": site.folder / where for name, where in site.weights.items()}
     if site.network.root_certificates is not None:
         named["network.root_certificates"] = site.folder / site.network.root_certificates

@@ -20,6 +20,7 @@ from fl_shared.toml import Name, Section
 
 SCHEMA = 1
 Kind = Literal["cine", "image", "waveform", "events", "table", "text", "embedding"]
+TaskType = Literal["binary", "multilabel", "multiclass", "regression", "survival"]
 PARTS = ("encoders", "adapters", "fusion", "heads")
 
 
@@ -33,24 +34,30 @@ class SitePlan(Section):
 class TaskPlan(Section):
     """An outcome to predict."""
 
-    type: Literal["binary", "multilabel"]
+    type: TaskType
     labels: tuple[str, ...] = ()
     headline: tuple[str, ...] = Field(default=(), description="labels of the headline mean; all when empty")
 
     @model_validator(mode="after")
     def _labels_fit_type(self) -> Self:
-        if self.type == "multilabel" and len(self.labels) < 2:
-            raise ValueError("a multilabel task needs at least two labels. List them in 'labels'.")
-        if self.type == "binary" and self.labels:
-            raise ValueError("a binary task has no labels. Remove 'labels' or use type = 'multilabel'.")
+        several = self.type in ("multilabel", "multiclass")
+        if several and len(self.labels) < 2:
+            raise ValueError(f"a {self.type} task needs at least two labels. List them in 'labels'.")
+        if not several and self.labels:
+            raise ValueError(f"a {self.type} task has no labels. Remove 'labels' or use type = 'multilabel'.")
         if unknown := set(self.headline) - set(self.labels):
             raise ValueError(f"headline names unknown labels {sorted(unknown)}. Use names from 'labels'.")
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Label names; a binary task has the single label ``""``."""
-        return self.labels or ("",)
+        """Columns of the target: labels; ``time`` (days) and ``event``; otherwise the single ``""``.
+
+        The target of a multiclass task is one column that holds the number of its label.
+        """
+        if self.type == "survival":
+            return ("time", "event")
+        return self.labels if self.type == "multilabel" else ("",)
 
 
 class ModalityPlan(Section):
@@ -65,8 +72,20 @@ class ModalityPlan(Section):
     leads: tuple[str, ...] = ()
     rate: float | None = Field(default=None, gt=0, le=1000, description="Hz after resampling")
     seconds: float | None = Field(default=None, gt=0, le=60)
-    fields: tuple[Name, ...] = Field(default=(), description="concepts of a table, in order")
-    max_tokens: int = Field(default=256, ge=8, le=4096)
+    fields: tuple[Name, ...] = Field(default=(), description="concepts of a table or of events, in order")
+    hours: float | None = Field(default=None, gt=0, le=24 * 366 * 10, description="events: length of the window")
+    bins: int = Field(default=48, ge=1, le=4096, description="events: equal parts of the window")
+    gap_hours: float = Field(default=0.0, ge=0, description="events: hours between the window's end and the index time")
+    frames: int = Field(default=16, ge=2, le=128, description="cine: phases of one heart beat")
+    slices: int = Field(default=1, ge=1, le=32, description="cine: slices from base to apex, evenly spread")
+    size: int = Field(default=64, ge=16, le=1024, description="cine, image: pixels in height and width")
+    field_of_view: float | None = Field(
+        default=None, gt=0, le=1000, description="mm about the centre (cine, image); the whole image when absent"
+    )
+    features: int | None = Field(default=None, ge=1, le=65536, description="embedding: length of a vector")
+    vectors: int = Field(default=1, ge=1, le=4096, description="embedding: most vectors a sample")
+    max_tokens: int = Field(default=256, ge=8, le=8192, description="text: of a whole note")
+    window: int = Field(default=512, ge=8, le=512, description="text: tokens that attend to one another")
     weights: str | None = Field(default=None, description="name of a local pretrained directory (site.toml [weights])")
     weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
@@ -74,8 +93,12 @@ class ModalityPlan(Section):
     def _kind_has_its_keys(self) -> Self:
         if self.kind == "waveform" and not (self.leads and self.rate and self.seconds):
             raise ValueError("a waveform needs 'leads', 'rate' (Hz) and 'seconds'. Add them.")
-        if self.kind == "table" and not self.fields:
-            raise ValueError("a table needs 'fields'. List the concepts, e.g. fields = ['age', 'sex'].")
+        if self.kind in ("table", "events") and not self.fields:
+            raise ValueError(f"kind '{self.kind}' needs 'fields'. List the concepts, e.g. fields = ['age', 'sex'].")
+        if self.kind == "events" and self.hours is None:
+            raise ValueError("events need 'hours', the length of their window. Add e.g. hours = 48.0.")
+        if self.kind == "embedding" and self.features is None:
+            raise ValueError("an embedding needs 'features', the length of its vectors. Add it.")
         if (self.weights is None) != (self.weights_sha256 is None):
             raise ValueError("'weights' and 'weights_sha256' belong together. Give both or neither.")
         return self

@@ -61,10 +61,11 @@ def _fields_at(model: type[BaseModel], place: list[str | int]) -> list[str]:
     current: Any = model
     for part in place:
         if _is_model(current):
-            # a part that is no field is the tag of a discriminated union: the model stays
-            current = _bare(current.model_fields[part].annotation) if part in current.model_fields else current
+            current = _bare(current.model_fields[part].annotation)
         elif get_origin(current) in (dict, tuple, list):
             current = _bare(get_args(current)[1 if get_origin(current) is dict else 0])
+        elif get_origin(current) in (Union, types.UnionType):  # discriminated: the part is the tag
+            current = next((m for m in get_args(current) if part in get_args(m.model_fields["kind"].annotation)), None)
     return list(current.model_fields) if _is_model(current) else []
 
 
@@ -73,7 +74,10 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _bare(annotation: Any) -> Any:
-    """``Annotated[X, …]`` and ``X | None`` -> ``X``."""
+    """``Annotated[X, …]`` and ``X | None`` -> ``X``; a union of several models stays."""
     while get_origin(annotation) in (Annotated, Union, types.UnionType):
-        annotation = next(a for a in get_args(annotation) if a is not type(None))
+        inner = [a for a in get_args(annotation) if a is not type(None)]
+        if get_origin(annotation) is not Annotated and len(inner) > 1:
+            return annotation
+        annotation = inner[0]
     return annotation

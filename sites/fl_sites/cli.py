@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fl_shared.commands import Format, emit, run
-from fl_sites.importers import ptb_xl
+from fl_sites.importers import mimic_iv
+from fl_sites.importers.catalogue import IMPORTERS, Importer
+from fl_sites.importers.imported import Imported
 from fl_sites.synthetic.cohort import synthesize as synthesize_cohort
 
 app = typer.Typer(
@@ -24,6 +26,11 @@ app = typer.Typer(
 importers = typer.Typer(no_args_is_help=True, help="Turn your own download of a public data set into site folders.")
 app.add_typer(importers, name="import")
 
+From = Annotated[Path, typer.Option("--from", help="The folder of your own, unmodified download.")]
+Ccs = Annotated[
+    Path | None,
+    typer.Option("--ccs", help="AHRQ's single-level CCS file, or the folder of both; adds the task 'phenotypes'."),
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write: one folder a site, and study.toml.")]
 Output = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 
@@ -31,34 +38,42 @@ Output = Annotated[Format, typer.Option("--format", help="How to print the resul
 @app.command("list")
 def list_importers(fmt: Output = Format.TEXT) -> None:
     """List the data sets that can be imported, and what each needs."""
-    known = [{"name": "ptb-xl", "title": ptb_xl.TITLE, "needs": list(ptb_xl.NEEDS), "download": ptb_xl.DOWNLOAD}]
+    known = [{"name": i.name, "title": i.title, "needs": list(i.needs), "download": i.download} for i in IMPORTERS]
 
     def draw(console: Console) -> None:
-        table = Table("import", "data set", "needs", "download")
-        for row in known:
-            table.add_row(str(row["name"]), str(row["title"]), "\n".join(row["needs"]), str(row["download"]))
+        table = Table(
+            "import", "data set", Column("needs", overflow="fold"), Column("download", overflow="fold"), show_lines=True
+        )
+        for importer in IMPORTERS:
+            table.add_row(importer.name, importer.title, "\n".join(importer.needs), importer.download)
         console.print(table)
 
     emit({"importers": known}, fmt=fmt, text=draw)
 
 
-@importers.command("ptb-xl")
-def import_ptb_xl(
-    source: Annotated[Path, typer.Option("--from", help="The folder that holds ptbxl_database.csv.")],
-    out: Out,
-    fmt: Output = Format.TEXT,
-) -> None:
-    """PTB-XL: 12-lead ECG with reports; one site folder for each value of its column 'site'.
+def _help(importer: Importer) -> str:
+    needs = "\n\n".join(f"- {name}" for name in importer.needs)
+    return f"{importer.title}.\n\nNeeds, unmodified; nothing is downloaded:\n\n{needs}"
 
-    Needs ptbxl_database.csv, scp_statements.csv and records100, unmodified. Nothing is downloaded.
-    """
-    done = ptb_xl.import_ptb_xl(source, out)
-    notes = [f"{count} record(s) left out: {reason}" for reason, count in done.left_out.items() if count]
-    emit(
-        _plain(asdict(done)),
-        fmt=fmt,
-        text=lambda console: _draw(console, done.records, done.patients, done.study, notes),
-    )
+
+def _add(importer: Importer) -> None:
+    """The command of a data set that has no options of its own."""
+
+    def command(source: From, out: Out, fmt: Output = Format.TEXT) -> None:
+        _tell(importer.run(source, out), fmt)
+
+    importers.command(importer.name, help=_help(importer))(command)
+
+
+def _add_mimic_iv(importer: Importer) -> None:
+    def command(source: From, out: Out, ccs: Ccs = None, fmt: Output = Format.TEXT) -> None:
+        _tell(mimic_iv.import_mimic_iv(source, out, ccs=ccs), fmt)
+
+    importers.command(importer.name, help=_help(importer))(command)
+
+
+for _importer in IMPORTERS:
+    (_add_mimic_iv if _importer.run is mimic_iv.import_mimic_iv else _add)(_importer)
 
 
 @app.command()
@@ -75,13 +90,24 @@ def synthesize(
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The same seed gives the same files.")] = 0,
     fmt: Output = Format.TEXT,
 ) -> None:
-    """Draw a synthetic cohort: ECG, laboratory values and notes that follow a known risk.
+    """Draw a synthetic cohort of all modalities: cine, ECG, tables, series, notes and prescriptions of known risk.
 
-    The true risks and the best reachable AUROC are written to OUT/truth, never into a site folder.
+    Cine for a share of the patients only, as in a hospital; 4 sites of 150 patients take half a minute. The true risks
+    and the best reachable AUROC are written to OUT/truth, never into a site folder.
     """
     names = [name.strip() for name in sites.split(",")]
     done = synthesize_cohort(out, sites=names, patients=patients, seed=seed)
     notes = [f"True risks and oracle AUROC: {done.truth}"]
+    emit(
+        _plain(asdict(done)),
+        fmt=fmt,
+        text=lambda console: _draw(console, done.records, done.patients, done.study, notes),
+    )
+
+
+def _tell(done: Imported, fmt: Format) -> None:
+    notes = [f"{count} record(s) left out: {reason}" for reason, count in done.left_out.items() if count]
+    notes.extend(done.notes)
     emit(
         _plain(asdict(done)),
         fmt=fmt,

@@ -17,7 +17,7 @@ from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.toml import Section
 
 MARKER = ".fl-sites.json"
-_DATA = ("samples.csv", "ecg", "text")
+_DATA = ("samples.csv", "events.parquet", "prescriptions.csv", "cine", "contours", "ecg", "masks", "text")
 
 
 class _Marker(Section):

@@ -45,6 +45,7 @@ from fl_shared.site import load_site
 from fl_shared.study import Study, load_study
 from fl_sites.study_file import write_model
 from fl_sites.synthetic.cohort import synthesize
+from fl_sites.synthetic.plans import QUICK
 
 SITES = ("alpha", "beta", "gamma", "delta")  # the last one judges
 Row = dict[str, object]
@@ -150,7 +151,7 @@ def variation(folder: Path, *, rounds: int, steps: int, batch: int) -> Path:
 def live(folder: Path, *, patients: int, rounds: int, steps: int, batch: int) -> tuple[Row, list[Row]]:
     """Run the study over real processes: bytes, and time of every round."""
     harness.use_benchmarks_as_path()
-    synthesize(folder / "sites", sites=SITES, patients=patients, seed=0)
+    synthesize(folder / "sites", sites=SITES, patients=patients, seed=0, modalities=QUICK)
     path = variation(folder / "sites", rounds=rounds, steps=steps, batch=batch)
     study, home, console = load_study(path), superlink.Home(path=folder / "coordinator"), Console(quiet=True)
     sites = {name: load_site(folder / "sites" / name) for name in sorted(study.sites)}

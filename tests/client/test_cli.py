@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from fl_client.privacy.ledger import Ledger
+from fl_server import certificates
 from fl_shared.errors import ExitCode
+from fl_shared.processes import free_port
 from fl_sites.synthetic.cohort import synthesize
+from fl_sites.synthetic.plans import QUICK
 
 Done = subprocess.CompletedProcess[str]
 PROGRAM = (sys.executable, "-m", "fl_client.cli")
@@ -26,7 +29,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR":
 @pytest.fixture(scope="session")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("federation") / "sites"
-    synthesize(out, sites=["aachen", "bern"], patients=12, seed=1)
+    synthesize(out, sites=["aachen", "bern"], patients=12, seed=1, modalities=QUICK)
     return out
 
 
@@ -79,7 +82,7 @@ def test_good_site_is_accepted(client) -> None:
     done = client("check", "--format", "json", site="bern")  # gb18030, Chinese
     assert done.returncode == 0
     found = body(done)
-    assert (found["accepted"], found["rows"], found["rejects"], found["faults"]) == (True, 15, 0, [])
+    assert (found["accepted"], found["rows"], found["rejects"], found["faults"]) == (True, 13, 0, [])
     assert set(found["present"]) == {"ecg", "ehr", "text"}
 
 
@@ -119,6 +122,47 @@ def test_rejected_data_tell_every_fault_at_once(client, sites: Path) -> None:
     assert found["text_path"]["problem"] == "column is missing (modality text)"
     assert found["text_path"]["mend"] == "Did you mean 'txt_path'?"
     assert found["death"]["mend"] == "Known: 0, 1 (tasks.death.codes)."
+
+
+def test_a_report_is_written_for_outsiders_and_for_the_hospital(client, sites: Path, tmp_path: Path) -> None:
+    outside, inside = tmp_path / "new" / "outside.html", tmp_path / "inside.html"
+    assert client("check", "--report", str(outside)).returncode == 0
+    done = client("check", "--local", "--report", str(inside), "--format", "json", "--study", str(sites / "study.toml"))
+    assert done.returncode == 0 and body(done)["local"] is True and body(done)["study"] is not None
+    pages = [path.read_text(encoding="utf-8") for path in (outside, inside)]
+    assert ["Strip of 12 leads" in page for page in pages] == [False, True]
+    assert ["must not leave the hospital" in page for page in pages] == [False, True]
+    assert all("SYNTHETIC DATA" in page and page.endswith("</html>") for page in pages)
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (outside, inside))
+
+
+def test_a_report_tells_the_faults_of_rejected_data(client, sites: Path, tmp_path: Path) -> None:
+    spoil_cell(sites / "aachen" / "samples.csv", line=5, column="death", value="perhaps")
+    done = client("check", "--report", str(tmp_path / "report.html"))
+    assert done.returncode == ExitCode.DATA
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Rejected" in page and "unknown label code" in page and "perhaps" not in page
+    where = client("check", "--report", str(tmp_path))
+    assert where.returncode == ExitCode.USAGE and "cannot be written" in where.stderr
+
+
+def test_doctor_says_what_keeps_a_site_from_joining(client, sites: Path) -> None:
+    done = client("doctor", "--format", "json")
+    assert done.returncode == ExitCode.SITE and done.stderr == ""
+    found = {check["check"]: check for check in body(done)["checks"]}
+    assert body(done)["ok"] is False
+    assert found["coordinator's CA"]["status"] == "fail" and "--root-certificates" in found["coordinator's CA"]["mend"]
+    assert found["node key"]["status"] == "warn" and found["Ray"]["status"] == "ok"
+    certificates.ensure(sites / "tls", host="127.0.0.1")
+    at = f"127.0.0.1:{free_port()}"
+    given = ("--superlink", at, "--root-certificates", str(sites / "tls" / "ca.crt"))
+    command = [*PROGRAM, "--sites-dir", str(sites), "--site", "aachen", *given, "doctor"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == ExitCode.SITE and f"{at}: Connection refused" in done.stdout
+    assert "coordinator: Check network.superlink" in done.stdout and "coordinator's CA: " not in done.stdout
+    command[command.index(at)] = "nowhere"
+    wrong = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == ExitCode.USAGE and "host:port" in wrong.stderr
 
 
 def test_wrong_site_names_the_known_ones(client, sites: Path) -> None:

@@ -23,6 +23,7 @@ from fl_shared.site import load_site
 from fl_shared.study import Study, load_study
 from fl_sites.study_file import write_model
 from fl_sites.synthetic.cohort import synthesize
+from fl_sites.synthetic.plans import QUICK
 
 QUIET = Console(quiet=True)
 
@@ -78,7 +79,7 @@ class Federation:
 @contextlib.contextmanager
 def federation(root: Path) -> Iterator[Federation]:
     """Start everything and wait until the sites are connected."""
-    synthesize(root / "sites", sites=["alpha", "beta", "gamma"], patients=60, seed=1)
+    synthesize(root / "sites", sites=["alpha", "beta", "gamma"], patients=60, seed=1, modalities=QUICK)
     home = superlink.Home(path=root / "coordinator")
     with contextlib.ExitStack() as stack:
         stack.enter_context(superlink.running(home))

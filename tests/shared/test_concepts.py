@@ -46,6 +46,17 @@ def test_conversions_agree_with_clinical_tables(name, unit, value, expected):
     assert np.isnan(found[1])
 
 
+@pytest.mark.parametrize("name", concepts.names())
+def test_unscale_gives_back_what_was_scaled(name):
+    concept = concepts.concept(name)
+    values = np.append(np.linspace(concept.min, concept.max, 101), [concept.low, concept.high, np.nan])
+    back = concepts.unscale(concepts.scale(values, concept), concept)
+    # float32 holds 24 bits of the scaled value; of a logarithm they are bits of the ratio
+    tolerance = {"rtol": 2e-6} if concept.log else {"rtol": 0, "atol": 1e-6 * (concept.high - concept.low)}
+    np.testing.assert_allclose(back, values, **tolerance)
+    assert concepts.unscale(np.array([-1.0, 1.0]), concept) == pytest.approx([concept.low, concept.high], rel=1e-12)
+
+
 def test_unknown_names_are_told_with_the_nearest():
     with pytest.raises(ConsiliumError, match="Did you mean 'creatinine'"):
         concepts.concept("creatinin")

@@ -56,3 +56,4 @@ class CheckReport:
     rejects: Sequence[Fault]
     quarantined: Sequence[Quarantined]
     repairs: Mapping[str, int]  # what was repaired or set missing -> how often
+    flow: Mapping[str, int]  # samples left after each step: rows, index_time_ok, after_outcome_check, usable

@@ -1,138 +1,156 @@
-"""WFDB records -> leads in mV on the study's grid.
+"""ECG files -> leads in mV on the study's grid.
 
-Order of work: bounded read, lead names, mV, gaps, derived limb leads, band-pass, resampling, crop or pad. wfdb alone
-would convert no units, drop leads whose name differs in case, and let one NaN spoil a filtered lead.
+Order of work: bounded read, lead names, mV, gaps, derived limb leads, band-pass, resampling, crop or pad. The
+libraries alone would convert no units, drop leads whose name differs in case, and let one NaN spoil a filtered lead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.signal import butter, resample_poly, sosfiltfilt
 
-from fl_client.data.findings import UnreadableError
-from fl_client.data.wfdb_file import Recording, read_wfdb
-from fl_shared.site import FileModality
+from fl_client.data.ecg_dicom import read_dicom_ecg
+from fl_client.data.ecg_edf import read_edf
+from fl_client.data.ecg_recording import SUPPORTED, IsLead, Recording, format_of
+from fl_client.data.ecg_signal import LIMB, MARGIN, Array, band_pass, check_amplitude, derive, fill_gaps, resample
+from fl_client.data.findings import UnreadableError, inside
+from fl_client.data.kinds import FileKind, Layout, Sample
+from fl_client.data.wfdb_file import read_wfdb, wfdb_header
+from fl_shared.site import WaveformFiles
 from fl_shared.study import ModalityPlan
 
-Array = NDArray[np.float64]
+Resolve = Callable[[str], str | None]
+"""Lead name as written -> standard name; None when it is none."""
 
-TO_MV = {"mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "v": 1e3}  # both micro signs of Unicode
-MARGIN = 2.0  # seconds read and mirrored beyond the window, so that the filter's edges fall outside
-MAX_GAP = 0.2  # seconds interpolated
-BAND = (0.5, 40.0)  # Hz
-PLAUSIBLE_SD = (1e-3, 10.0)  # mV, of the strongest lead
-LIMB = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
-"""Einthoven and Goldberger: coefficients of I and II."""
+TO_MV = {"mv": 1.0, "uv": 1e-3, "μv": 1e-3, "v": 1e3}  # casefold() makes one micro sign of Unicode's two
+WFDB_SUFFIXES = (".hea", ".dat")
+
+_PREFIX = re.compile(r"^(?:(?:ecg|ekg|lead|mdc_ecg_lead)[\s_:-]+)+")  # 'ECG aVR' of EDF+, 'Lead II' of DICOM
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ecg:
-    """signal (leads, T) float32 mV, zero in masked leads; lead_mask (leads,) bool; what was repaired."""
+class Waveform:
+    """Reads WFDB records, EDF(+) and DICOM ECG files, told apart by content; a `FileKind`.
 
-    signal: NDArray[np.float32]
-    lead_mask: NDArray[np.bool_]
-    repairs: tuple[str, ...] = ()
-
-
-def read_ecg(root: Path, named: str, *, plan: ModalityPlan, site: FileModality) -> Ecg:
-    """Read the record ``named`` (with or without ``.hea`` or ``.dat``) under ``root``.
-
-    Raises:
-        UnreadableError: with a code for counting and a detail that stays at the site.
+    signal: (leads, T) float32 mV, zero in masked leads; lead_mask: (leads,) bool.
     """
-    rate, seconds = float(plan.rate or 0), float(plan.seconds or 0)  # ModalityPlan lets no waveform lack them
-    recording = read_wfdb(root, named, seconds=seconds + MARGIN)
-    leads, gaps = _fill_gaps(_leads(recording, plan.leads, site), recording.rate)
-    leads, derived = _derive(leads, plan.leads)
-    if not leads:
-        raise UnreadableError("no-usable-lead", f"{named}: {recording.names} in {recording.units}")
-    mask = np.array([name in leads for name in plan.leads])
-    filtered = band_pass(np.stack([leads[name] for name in plan.leads if name in leads]), recording.rate)
-    _check_amplitude(filtered, named)
-    signal = np.zeros((len(plan.leads), round(rate * seconds)), dtype=np.float32)
-    resampled = resample(filtered, recording.rate, rate)[:, : signal.shape[1]]
-    signal[mask, : resampled.shape[1]] = resampled
-    happened = {
-        "short gap interpolated": gaps > 0,
-        "limb leads derived from I and II": derived > 0,
-        "lead masked": not mask.all(),
-        "resampled": recording.rate != rate,
-        "short record, padded with zeros": resampled.shape[1] < signal.shape[1],
-    }
-    return Ecg(signal=signal, lead_mask=mask, repairs=tuple(name for name, did in happened.items() if did))
+
+    version = "2"
+
+    def layout(self, plan: ModalityPlan) -> Layout:
+        """Shapes and dtypes of one sample."""
+        leads = len(plan.leads)
+        return {"signal": ((leads, _length(plan)), "float32"), "lead_mask": ((leads,), "bool")}
+
+    def files(self, root: Path, named: str, mapped: WaveformFiles) -> Sequence[Path]:
+        """The file itself; of a WFDB record the header and the signal files that it names.
+
+        Raises:
+            UnreadableError: missing, outside ``root``, or in a format that is not read.
+        """
+        path, form = _find(root, named)
+        if form is not None:
+            return (path,)
+        header = wfdb_header(root, named)
+        return (header.path, *header.files.values())
+
+    def read(self, root: Path, named: str, *, plan: ModalityPlan, mapped: WaveformFiles) -> Sample:
+        """Decode and bring onto the study's grid.
+
+        Raises:
+            UnreadableError: with a code for counting and a detail that stays at the site.
+        """
+        resolve = _resolver(plan.leads, mapped.aliases)
+        rate, seconds = float(plan.rate or 0), float(plan.seconds or 0)  # ModalityPlan lets no waveform lack them
+        recording = _record(root, named, seconds=seconds + MARGIN, is_lead=lambda name: resolve(name) is not None)
+        found, noted = _leads(recording, resolve, unit=mapped.unit)
+        if not found:
+            raise _unusable(recording, resolve, named)
+        leads, gaps = fill_gaps(found, recording.rate)
+        leads, derived = derive(leads, plan.leads)
+        if not leads:
+            raise UnreadableError("no-usable-lead", f"{named}: {', '.join(found)} are flat, gapped or not wanted")
+        mask = np.array([name in leads for name in plan.leads])
+        filtered = band_pass(np.stack([leads[name] for name in plan.leads if name in leads]), recording.rate)
+        check_amplitude(filtered, named)
+        signal = np.zeros((len(plan.leads), _length(plan)), dtype=np.float32)
+        resampled = resample(filtered, recording.rate, rate)[:, : signal.shape[1]]
+        signal[mask, : resampled.shape[1]] = resampled
+        happened = {
+            **noted,
+            "short gap interpolated": gaps > 0,
+            "limb leads derived from I and II": derived > 0,
+            "lead masked": not mask.all(),
+            "resampled": recording.rate != rate,
+            "short record, padded with zeros": resampled.shape[1] < signal.shape[1],
+        }
+        repairs = (*recording.notes, *(name for name, did in happened.items() if did))
+        return Sample(arrays={"signal": signal, "lead_mask": mask}, repairs=repairs)
 
 
-def _leads(recording: Recording, wanted: tuple[str, ...], site: FileModality) -> dict[str, Array]:
-    """Wanted lead (and I, II) -> samples in mV; a lead in an unknown unit is left out, of two namesakes the second."""
+WAVEFORM: FileKind = Waveform()
+
+
+def _length(plan: ModalityPlan) -> int:
+    return round((plan.rate or 0) * (plan.seconds or 0))
+
+
+def _find(root: Path, named: str) -> tuple[Path, str | None]:
+    """Where a name leads, and the format that the content there shows; None: a WFDB record by that name."""
+    path = inside(root, named)
+    if not path.is_file():
+        return path, None
+    form = format_of(path)
+    if form is None and path.suffix not in WFDB_SUFFIXES and not inside(root, f"{named}.hea").is_file():
+        raise UnreadableError("format-not-supported", f"{named}: its first bytes show no ECG format. {SUPPORTED}.")
+    return path, form
+
+
+def _record(root: Path, named: str, *, seconds: float, is_lead: IsLead) -> Recording:
+    path, form = _find(root, named)
+    if form == "edf":
+        return read_edf(path, named, seconds=seconds, is_lead=is_lead)
+    if form == "dicom":
+        return read_dicom_ecg(path, named, seconds=seconds, is_lead=is_lead)
+    return read_wfdb(root, named, seconds=seconds)
+
+
+def _unusable(recording: Recording, resolve: Resolve, named: str) -> UnreadableError:
+    detail = f"{named}: leads {', '.join(recording.names)} in {', '.join(map(repr, recording.units))}"
+    if any(resolve(name) is not None for name in recording.names):
+        return UnreadableError("ecg-unit-unknown", f"{detail}. Give unit = 'uV', 'mV' or 'V' in site.toml.")
+    return UnreadableError("no-usable-lead", f"{detail}. Map them in [modalities.NAME.aliases] of site.toml.")
+
+
+def _resolver(wanted: Sequence[str], aliases: Mapping[str, str]) -> Resolve:
+    """Names by the site's aliases first, then by the standard ones, whatever their case and prefix."""
     standard = {name.casefold(): name for name in (*LIMB, "I", "II", *wanted)}
-    aliases = {old.strip().casefold(): new.casefold() for old, new in site.aliases.items()}
+    known = {old.strip().casefold(): new.strip().casefold() for old, new in aliases.items()}
+
+    def resolve(written: str) -> str | None:
+        name = written.strip().casefold()
+        return standard.get(known.get(name, _PREFIX.sub("", name)))
+
+    return resolve
+
+
+def _leads(recording: Recording, resolve: Resolve, *, unit: str | None) -> tuple[dict[str, Array], dict[str, bool]]:
+    """Lead -> samples in mV, and what was noted; a lead in an unknown unit is left out, of two namesakes the second."""
     found: dict[str, Array] = {}
-    for written, unit, samples in zip(recording.names, recording.units, recording.signal.T, strict=True):
-        name = written.casefold()
-        lead = standard.get(aliases.get(name, name))
-        factor = TO_MV.get((site.unit or unit).casefold())
-        if lead is not None and factor is not None and lead not in found:
-            found[lead] = samples * factor
-    return found
-
-
-def _fill_gaps(leads: Mapping[str, Array], rate: float) -> tuple[dict[str, Array], int]:
-    """Interpolate runs of NaN up to `MAX_GAP`; leave out leads with longer ones, and flat ones."""
-    kept: dict[str, Array] = {}
-    filled = 0
-    for name, x in leads.items():
-        bad = ~np.isfinite(x)
-        if bad.any():
-            edges = np.flatnonzero(np.diff(np.concatenate(([False], bad, [False]))))
-            if (edges[1::2] - edges[::2]).max() > MAX_GAP * rate:
-                continue
-            good = np.flatnonzero(~bad)
-            x = np.interp(np.arange(x.size), good, x[good])
-            filled += 1
-        if np.ptp(x) > 0:
-            kept[name] = x
-    return kept, filled
-
-
-def _derive(leads: Mapping[str, Array], wanted: tuple[str, ...]) -> tuple[dict[str, Array], int]:
-    """The wanted leads that are there, and limb leads from I and II in place of those that are not."""
-    kept = {name: x for name, x in leads.items() if name in wanted}
-    if not {"I", "II"} <= leads.keys():
-        return kept, 0
-    absent = [name for name in LIMB if name in wanted and name not in kept]
-    return kept | {name: LIMB[name][0] * leads["I"] + LIMB[name][1] * leads["II"] for name in absent}, len(absent)
-
-
-@lru_cache(maxsize=32)
-def _sections(rate: float) -> Array:
-    high = min(BAND[1], 0.45 * rate)  # below the Nyquist frequency of slow records
-    return np.asarray(butter(2, (BAND[0], high), btype="bandpass", fs=rate, output="sos"))
-
-
-def band_pass(signal: Array, rate: float) -> Array:
-    """Zero-phase Butterworth 0.5-40 Hz over the last axis (order 2, run both ways).
-
-    Mirrored by `MARGIN` at both ends: scipy's few samples leave the slow edge transient of 0.5 Hz in the signal.
-    """
-    pad = min(signal.shape[-1] - 1, round(MARGIN * rate))
-    return np.asarray(sosfiltfilt(_sections(rate), signal, axis=-1, padlen=pad))
-
-
-def resample(signal: Array, rate: float, to: float) -> Array:
-    """Polyphase resampling of the last axis."""
-    ratio = (Fraction(to) / Fraction(rate)).limit_denominator(10_000)
-    return signal if ratio == 1 else np.asarray(resample_poly(signal, ratio.numerator, ratio.denominator, axis=-1))
-
-
-def _check_amplitude(signal: Array, named: str) -> None:
-    spread = float(signal.std(axis=-1).max())
-    if not PLAUSIBLE_SD[0] <= spread <= PLAUSIBLE_SD[1]:
-        unit = "uV" if spread > 1 else "V"
-        raise UnreadableError("ecg-amplitude-implausible", f"{named}: SD {spread:.3g} mV. Is the unit {unit}?")
+    noted = dict.fromkeys(
+        ("lead name translated", "converted to mV", "lead in an unknown unit", "lead named twice"), False
+    )
+    for written, declared, samples in zip(recording.names, recording.units, recording.signal.T, strict=True):
+        lead = resolve(written)
+        factor = TO_MV.get((unit or declared).strip().casefold())
+        if lead is None:
+            continue
+        if factor is None or lead in found:
+            noted["lead in an unknown unit" if factor is None else "lead named twice"] = True
+            continue
+        noted["lead name translated"] |= lead != written
+        noted["converted to mV"] |= factor != 1.0
+        found[lead] = samples * factor
+    return found, noted

@@ -63,7 +63,7 @@ def read_table(frame: pd.DataFrame, *, site: Site, fields: Sequence[str], file: 
         if name in chosen and chosen[name] in frame:
             column = chosen[name]
             raw = _raw(frame[column], site.columns[column], concept(name), file=file, findings=findings)
-            kept = _plausible(raw, site.columns[column].unit, concept(name), findings=findings)
+            kept = plausible(raw, site.columns[column].unit, concept(name), findings=findings)
             observed[:, f] = np.isfinite(kept)
             values[observed[:, f], f] = scale(kept[observed[:, f]], concept(name))
         elif name not in chosen:
@@ -95,7 +95,7 @@ def _raw(
     return values
 
 
-def _plausible(
+def plausible(
     raw: NDArray[np.floating[Any]], unit: str | None, what: Concept, *, findings: Findings
 ) -> NDArray[np.float64]:
     """Values in the concept's unit, NaN where implausible."""
@@ -103,16 +103,14 @@ def _plausible(
     values = convert(raw, declared, what)
     beyond = (values < what.min) | (values > what.max)
     if beyond.any():
-        fits = {
-            other: int(_within(convert(raw[beyond], other, what), what).sum())
-            for other in what.known_units
-            if other != declared
-        }
+        fits = {other: _fit(convert(raw[beyond], other, what), what) for other in what.known_units if other != declared}
         best = max(fits, key=lambda other: fits[other], default="")
-        hint = f" (is the unit '{best}', not '{declared}'?)" if fits.get(best) else ""
+        hint = f" (is the unit '{best}', not '{declared}'?)" if best and fits[best][0] else ""
         findings.repairs[f"{what.name}: implausible, set missing{hint}"] += int(beyond.sum())
     return np.where(beyond, np.nan, values)
 
 
-def _within(values: NDArray[np.float64], what: Concept) -> NDArray[np.bool_]:
-    return (values >= what.min) & (values <= what.max)
+def _fit(values: NDArray[np.float64], what: Concept) -> tuple[int, int]:
+    """How many would be plausible, and how many in the working range (creatinine: 0.9 is plausible in mmol/L too)."""
+    plausible = (values >= what.min) & (values <= what.max)
+    return int(plausible.sum()), int(((values >= what.low) & (values <= what.high)).sum())

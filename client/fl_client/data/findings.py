@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +22,20 @@ class Findings:
     quarantined: list[Quarantined] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
 
-    def report(self, *, rows: int) -> CheckReport:
+    def report(self, *, rows: int, flow: Mapping[str, int] | None = None) -> CheckReport:
         """The findings, frozen."""
         ordered = sorted(self.quarantined, key=lambda q: (q.row, q.modality or "", q.check))
-        return CheckReport(rows=rows, rejects=tuple(self.rejects), quarantined=ordered, repairs=dict(self.repairs))
+        return CheckReport(
+            rows=rows,
+            rejects=tuple(self.rejects),
+            quarantined=ordered,
+            repairs=dict(self.repairs),
+            flow=flow or {"rows": rows},
+        )
+
+    def set_aside(self, line: int, modality: str, why: UnreadableError) -> None:
+        """Quarantine one modality of the row at this line of the samples table."""
+        self.quarantined.append(Quarantined(row=line, modality=modality, check=why.check, detail=why.detail))
 
     def reject_values(
         self, *, file: str, key: str, rows: Sequence[int], values: Iterable[str], problem: str, mend: str
@@ -49,6 +59,10 @@ class UnreadableError(Exception):
         super().__init__(f"{check}: {detail}")
         self.check = check
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
+        """Travels between the processes that decode."""
+        return UnreadableError, (self.check, self.detail)
 
 
 def inside(root: Path, named: str) -> Path:

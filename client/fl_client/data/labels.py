@@ -9,12 +9,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fl_client.data.findings import Findings
-from fl_client.data.table import coded, lines
+from fl_client.data.table import coded, lines, numbers
 from fl_shared.errors import Fault, nearest
-from fl_shared.site import Site
+from fl_shared.site import Site, TaskMap
 from fl_shared.study import TaskPlan
 
-BINARY = "value"  # how site.toml names the single label of a binary task
+VALUE = "value"  # how site.toml names the single column of a task
+DAYS = {"d": 1.0, "wk": 7.0, "mo": 30.4375, "a": 365.25, "h": 1 / 24}
+"""UCUM units of a survival time."""
+LARGEST = 1e9  # of a number or of days
 
 
 def task_columns(site: Site, tasks: Mapping[str, TaskPlan], *, findings: Findings) -> dict[str, str]:
@@ -27,8 +30,9 @@ def task_columns(site: Site, tasks: Mapping[str, TaskPlan], *, findings: Finding
             key, problem = f"tasks.{task}", "the study's task is not mapped"
             findings.rejects.append(Fault(file="site.toml", key=key, problem=problem, mend=mend))
             continue
+        _check_map(task, plan, mapped, findings=findings)
         for label in plan.names:
-            name = label or BINARY
+            name = label or VALUE
             if name in mapped.columns:
                 needed[mapped.columns[name]] = f"task {task}"
             else:
@@ -38,29 +42,83 @@ def task_columns(site: Site, tasks: Mapping[str, TaskPlan], *, findings: Finding
     return needed
 
 
+def _check_map(task: str, plan: TaskPlan, mapped: TaskMap, *, findings: Findings) -> None:
+    if mapped.type is not None and mapped.type != plan.type:
+        key, problem = f"tasks.{task}.type", f"the study has '{plan.type}'"
+        mend = "Map the task that the study means."
+        findings.rejects.append(Fault(file="site.toml", key=key, value=mapped.type, problem=problem, mend=mend))
+    if plan.type == "survival" and (mapped.unit or "d") not in DAYS:
+        key, mend = f"tasks.{task}.unit", f"Known: {', '.join(DAYS)} (UCUM)."
+        value = str(mapped.unit)
+        findings.rejects.append(Fault(file="site.toml", key=key, value=value, problem="no unit of time", mend=mend))
+    if plan.type == "multiclass" and (strange := sorted(set(mapped.classes.values()) - set(plan.labels))):
+        key, mend = f"tasks.{task}.classes", f"The study's labels: {', '.join(plan.labels)}."
+        value = ", ".join(strange)
+        findings.rejects.append(Fault(file="site.toml", key=key, value=value, problem="unknown label", mend=mend))
+
+
 def read_labels(
     frame: pd.DataFrame, *, site: Site, tasks: Mapping[str, TaskPlan], file: str, findings: Findings
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.bool_]]]:
-    """Task -> targets (N, C) float32, 0 where unlabelled, and mask (N, C); unknown codes are rejects."""
+    """Task -> targets (N, C) float32, 0 where unlabelled, and mask (N, C); unknown codes are rejects.
+
+    C are `TaskPlan.names`: 0 or 1 a label; the number of the class; a number; days and event. A survival target needs
+    both of its columns.
+    """
     targets: dict[str, NDArray[np.float32]] = {}
     masks: dict[str, NDArray[np.bool_]] = {}
     for task, plan in tasks.items():
         values = np.full((len(frame), len(plan.names)), np.nan)
         mapped = site.tasks.get(task)
         for c, label in enumerate(plan.names):
-            column = mapped.columns.get(label or BINARY) if mapped else None
+            column = mapped.columns.get(label or VALUE) if mapped else None
             if mapped is None or column not in frame:
                 continue  # told by `task_columns` or `table.require`
-            values[:, c], unknown = coded(frame[column], mapped.codes)
-            bad = pd.Series(unknown, index=frame.index)
-            findings.reject_values(
-                file=file,
-                key=str(column),
-                rows=lines(bad),
-                values=frame.loc[bad, column],
-                problem="unknown label code",
-                mend=f"Known: {', '.join(mapped.codes)} (tasks.{task}.codes).",
-            )
+            values[:, c] = _column(frame[column], task, plan, label, mapped, file=file, findings=findings)
+        if plan.type == "survival":
+            values = _both(values, task, findings=findings)
         masks[task] = np.isfinite(values)
         targets[task] = np.nan_to_num(values).astype(np.float32)
     return targets, masks
+
+
+def _column(
+    column: pd.Series, task: str, plan: TaskPlan, label: str, mapped: TaskMap, *, file: str, findings: Findings
+) -> NDArray[np.float64]:
+    """Values (N,), NaN where unlabelled."""
+    if plan.type == "regression" or label == "time":
+        values, _, wrong = numbers(column)
+        values = values * (DAYS.get(mapped.unit or "d", 1.0) if label == "time" else 1.0)
+        wrong = wrong | (np.abs(values) > LARGEST)
+        problem, mend = "not a number, or too large", "Write a number with a decimal point, or leave the cell empty."
+    elif plan.type == "multiclass":
+        names = mapped.classes or {name: name for name in plan.labels}
+        codes = {code: float(plan.labels.index(name)) for code, name in names.items() if name in plan.labels}
+        values, wrong = coded(column, codes)
+        problem, mend = "unknown class", f"Known: {', '.join(codes)} (tasks.{task}.classes)."
+    else:
+        values, wrong = coded(column, mapped.codes)
+        problem, mend = "unknown label code", f"Known: {', '.join(mapped.codes)} (tasks.{task}.codes)."
+    bad = pd.Series(wrong, index=column.index)
+    findings.reject_values(
+        file=file, key=str(column.name), rows=lines(bad), values=column[bad], problem=problem, mend=mend
+    )
+    return values
+
+
+def outcome_before_index(frame: pd.DataFrame, *, site: Site, tasks: Mapping[str, TaskPlan]) -> pd.Series:
+    """Rows (N,) bool whose outcome was known at the index time: a survival time of 0 or less."""
+    early = pd.Series(False, index=frame.index)
+    for task, plan in tasks.items():
+        mapped = site.tasks.get(task)
+        if plan.type == "survival" and mapped is not None and mapped.columns.get("time") in frame:
+            early |= numbers(frame[mapped.columns["time"]])[0] <= 0
+    return early
+
+
+def _both(values: NDArray[np.float64], task: str, *, findings: Findings) -> NDArray[np.float64]:
+    """Time and event are known together or not at all."""
+    half = np.isfinite(values).sum(axis=1) == 1
+    if half.any():
+        findings.repairs[f"{task}: time or event missing, both set missing"] += int(half.sum())
+    return np.where(half[:, None], np.nan, values)

@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fl_client.data.arrays import keep
 from fl_client.data.cohort import CheckReport, Cohort, Quarantined
 from fl_client.data.ehr import columns_of
 from fl_client.data.findings import Findings
-from fl_client.data.labels import read_labels, task_columns
-from fl_client.data.modalities import KINDS, Progress, Reader
-from fl_client.data.table import REQUIRED, check_ids, lines, read_samples, require, times
+from fl_client.data.labels import outcome_before_index, read_labels, task_columns
+from fl_client.data.modalities import Progress, Reader
+from fl_client.data.table import REQUIRED, check_ids, check_splits, lines, read_samples, require, times
 from fl_shared import concepts
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
-from fl_shared.site import FileModality, Site
+from fl_shared.site import FileModality, Site, TableModality
 from fl_shared.study import EvaluationPlan, ModalityPlan, Study, TaskPlan, is_held_out
 
 T = TypeVar("T", bound=np.generic)
@@ -74,18 +75,25 @@ def read_cohort(
         return None, findings.report(rows=rows)
 
     check_ids(frame, file=file, findings=findings)
+    check_splits(frame, file=file, findings=findings)
     # sorted first, so that nothing downstream depends on the order of the file; the index still tells the line
     frame = _in_time(frame.sort_values(["patient_id", "sample_id"], kind="stable"), site, findings)
+    flow = {"rows": rows, "index_time_ok": len(frame)}
+    early = outcome_before_index(frame, site=site, tasks=wanted.tasks)
+    _quarantine(frame, early, "outcome-before-index", findings)
+    frame = frame[~early]
+    flow["after_outcome_check"] = len(frame)
     targets, labelled = read_labels(frame, site=site, tasks=wanted.tasks, file=file, findings=findings)
     reader = Reader(frame=frame, site=site, findings=findings, workers=workers, progress=progress)
     inputs, present = reader.read_all(wanted.modalities)
     some = np.logical_or.reduce([*present.values()])
+    flow["usable"] = int(some.sum())
     _quarantine(frame, pd.Series(~some, index=frame.index), "no-modality", findings)
     if rows and not some.any():
         mend = "See the quarantined rows."
         findings.rejects.append(Fault(file=file, key="(rows)", problem="no usable sample", mend=mend))
     if findings.rejects:
-        return None, findings.report(rows=rows)
+        return None, findings.report(rows=rows, flow=flow)
     patient_ids, patient = np.unique(frame.loc[some, "patient_id"].to_numpy(dtype=str), return_inverse=True)
     held_out = [is_held_out(str(p), site=site.name, plan=wanted.evaluation) for p in patient_ids]
     cohort = Cohort(
@@ -99,11 +107,11 @@ def read_cohort(
         targets=_kept(targets, some),
         target_mask=_kept(labelled, some),
     )
-    return cohort, findings.report(rows=rows)
+    return cohort, findings.report(rows=rows, flow=flow)
 
 
 def _kept(arrays: Mapping[str, NDArray[T]], rows: NDArray[np.bool_]) -> dict[str, NDArray[T]]:
-    return {name: array if rows.all() else array[rows] for name, array in arrays.items()}
+    return {name: keep(array, rows) for name, array in arrays.items()}
 
 
 def _needed_columns(site: Site, wanted: Wanted, *, findings: Findings) -> dict[str, str]:
@@ -111,22 +119,24 @@ def _needed_columns(site: Site, wanted: Wanted, *, findings: Findings) -> dict[s
     needed = dict.fromkeys(REQUIRED, "required")
     for name, plan in wanted.modalities.items():
         mapped = site.modalities.get(name)
-        if plan.kind not in KINDS:
-            problem, mend = "no reader for this kind", f"Kinds read: {', '.join(sorted(KINDS))}."
-            key = f"modalities.{name}.kind"
-            findings.rejects.append(Fault(file="study", key=key, value=plan.kind, problem=problem, mend=mend))
-        elif mapped is not None and mapped.kind != plan.kind:
+        if mapped is not None and mapped.kind != plan.kind:
             key, problem, mend = f"modalities.{name}.kind", f"the study has '{plan.kind}'", "Map what the study means."
             findings.rejects.append(Fault(file="site.toml", key=key, value=mapped.kind, problem=problem, mend=mend))
         elif isinstance(mapped, FileModality):
-            needed[mapped.column] = f"modality {name}"
-        elif mapped is not None:
+            needed |= {column: f"modality {name}" for column in _file_columns(mapped)}
+        elif isinstance(mapped, TableModality):
             chosen = columns_of(site, findings=findings)
             needed |= {chosen[field]: f"concept {field}" for field in plan.fields if field in chosen}
         for field in set(plan.fields) - set(concepts.names()):
             key, mend = f"modalities.{name}.fields", nearest(field, concepts.names())
             findings.rejects.append(Fault(file="study", key=key, value=field, problem="unknown concept", mend=mend))
     return needed | task_columns(site, wanted.tasks, findings=findings)
+
+
+def _file_columns(mapped: FileModality) -> list[str]:
+    """The file's own, and those of what belongs to it (when a note was written, its masks)."""
+    others = [getattr(mapped, key, None) for key in ("time_column", "mask_column")]
+    return [mapped.column, *(column for column in others if column)]
 
 
 def _in_time(frame: pd.DataFrame, site: Site, findings: Findings) -> pd.DataFrame:

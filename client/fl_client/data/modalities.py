@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fl_client.data.cohort import Quarantined
-from fl_client.data.ecg import read_ecg
+from fl_client.data import arrays as large
+from fl_client.data.cache import SampleCache
+from fl_client.data.cine import CINE
+from fl_client.data.ecg import WAVEFORM
 from fl_client.data.ehr import read_table
+from fl_client.data.embedding import EMBEDDING
+from fl_client.data.events import read_events
+from fl_client.data.fill import Decoder, read_samples
 from fl_client.data.findings import Findings, UnreadableError
+from fl_client.data.image import IMAGE
+from fl_client.data.kinds import FileKind
+from fl_client.data.notes import read_notes
 from fl_client.data.table import HEADER_LINES
-from fl_client.data.text import read_text, tokenise
+from fl_client.data.text import tokenise
 from fl_shared.errors import ConsiliumError
-from fl_shared.site import FileModality, Site
+from fl_shared.site import EventTable, FileModality, Site, TableModality, TextFiles
 from fl_shared.study import ModalityPlan
 
 Progress = Callable[[int, int], None]
 """Called with files done and files in all."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
-KINDS = frozenset({"waveform", "table", "text"})
-T = TypeVar("T")
+FILE_KINDS: Mapping[str, FileKind] = {"waveform": WAVEFORM, "cine": CINE, "image": IMAGE, "embedding": EMBEDDING}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,93 +53,93 @@ class Reader:
             if self.progress is not None:
                 self.progress(next(steps), total)
 
+        cache = SampleCache(self.site.cache_dir, max_bytes=round(self.site.cache.max_gib * 2**30))
         inputs: dict[str, Arrays] = {}
         present: dict[str, NDArray[np.bool_]] = {}
         for name, plan in plans.items():
             mapped = self.site.modalities.get(name)
             if mapped is None:
                 self.findings.repairs[f"{name}: not mapped at this site, nowhere present"] += len(self.frame)
-            if plan.kind == "table":
-                inputs[name], present[name] = self._table(plan, mapped=mapped is not None and mapped.kind == "table")
-            elif plan.kind == "waveform":
-                inputs[name], present[name] = self._waveform(name, plan, _files_of(mapped, "waveform"), tick)
+            if plan.kind in FILE_KINDS:
+                files = mapped if isinstance(mapped, FileModality) else None
+                inputs[name], present[name] = self._samples(name, plan, files, cache, tick)
+            elif plan.kind == "table":
+                inputs[name], present[name] = self._table(plan, mapped=isinstance(mapped, TableModality))
+            elif plan.kind == "events":
+                table = mapped if isinstance(mapped, EventTable) else None
+                inputs[name], present[name] = self._events(name, plan, table)
             elif plan.kind == "text":
-                inputs[name], present[name] = self._text(name, plan, _files_of(mapped, "text"), tick)
+                notes = mapped if isinstance(mapped, TextFiles) else None
+                inputs[name], present[name] = self._text(name, plan, notes, tick)
+        cache.trim()
         return inputs, present
 
     def _files(self, plans: Mapping[str, ModalityPlan]) -> int:
         columns = [m.column for name in plans if isinstance(m := self.site.modalities.get(name), FileModality)]
         return sum(int((self.frame[column] != "").sum()) for column in columns if column in self.frame)
 
+    def _samples(
+        self, name: str, plan: ModalityPlan, mapped: FileModality | None, cache: SampleCache, tick: Callable[[], None]
+    ) -> tuple[Arrays, NDArray[np.bool_]]:
+        """A kind whose samples are files."""
+        kind, n = FILE_KINDS[plan.kind], len(self.frame)
+        found = {
+            key: large.zeros((n, *shape), dtype, folder=cache.folder)
+            for key, (shape, dtype) in kind.layout(plan).items()
+        }
+        present = np.zeros(n, dtype=bool)
+        if mapped is not None and mapped.column in self.frame:
+            rows = np.flatnonzero(self.frame[mapped.column] != "")
+            paths = self.frame[mapped.column].iloc[rows].tolist()
+            decoder = Decoder(kind=kind, plan=plan, mapped=mapped, root=self.site.data_dir, cache=cache)
+            for number, sample in read_samples(decoder, paths, workers=self.workers):
+                tick()
+                row = int(rows[number])
+                if isinstance(sample, UnreadableError):
+                    self.findings.set_aside(int(self.frame.index[row]) + HEADER_LINES, name, sample)
+                    continue
+                present[row] = True
+                for key, array in sample.arrays.items():
+                    found[key][row] = array
+                self.findings.repairs.update(f"{name}: {repair}" for repair in sample.repairs)
+        return found, present
+
     def _table(self, plan: ModalityPlan, *, mapped: bool) -> tuple[Arrays, NDArray[np.bool_]]:
-        if not mapped:
-            shape = (len(self.frame), len(plan.fields))
-            values, observed = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
-        else:
+        shape = (len(self.frame), len(plan.fields))
+        values, observed = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
+        if mapped:
             file = self.site.samples_path.name
             table = read_table(self.frame, site=self.site, fields=plan.fields, file=file, findings=self.findings)
             values, observed = table.values, table.observed
         return {"values": values, "observed": observed}, _any(observed)
 
-    def _waveform(
-        self, name: str, plan: ModalityPlan, mapped: FileModality | None, tick: Callable[[], None]
-    ) -> tuple[Arrays, NDArray[np.bool_]]:
-        n, samples = len(self.frame), round((plan.rate or 0) * (plan.seconds or 0))
-        signal = np.zeros((n, len(plan.leads), samples), dtype=np.float32)
-        lead_mask = np.zeros((n, len(plan.leads)), dtype=bool)
+    def _events(self, name: str, plan: ModalityPlan, mapped: EventTable | None) -> tuple[Arrays, NDArray[np.bool_]]:
+        shape = (len(self.frame), plan.bins, len(plan.fields))
+        values, observed = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
         if mapped is not None:
-            root = self.site.data_dir
-            for i, ecg in self._each(name, mapped, lambda path: read_ecg(root, path, plan=plan, site=mapped), tick):
-                signal[i], lead_mask[i] = ecg.signal, ecg.lead_mask
-                self.findings.repairs.update(f"{name}: {repair}" for repair in ecg.repairs)
-        return {"signal": signal, "lead_mask": lead_mask}, _any(lead_mask)
+            events = read_events(
+                self.frame, site=self.site, plan=plan, mapped=mapped, name=name, findings=self.findings
+            )
+            values, observed = events.values, events.observed
+        return {"values": values, "observed": observed}, _any(observed)
 
     def _text(
-        self, name: str, plan: ModalityPlan, mapped: FileModality | None, tick: Callable[[], None]
+        self, name: str, plan: ModalityPlan, mapped: TextFiles | None, tick: Callable[[], None]
     ) -> tuple[Arrays, NDArray[np.bool_]]:
         shape = (len(self.frame), plan.max_tokens)
         ids, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
         if mapped is not None:
-            root, encoding = self.site.data_dir, self.site.encoding
-            texts = dict(self._each(name, mapped, lambda path: read_text(root, path, encoding=encoding), tick))
+            texts = read_notes(self.frame, site=self.site, mapped=mapped, name=name, findings=self.findings, tick=tick)
             try:
                 tokens = tokenise(list(texts.values()), plan=plan, site=self.site, name=name)
                 ids[list(texts)], mask[list(texts)] = tokens.ids, tokens.mask
+                if tokens.cut:
+                    self.findings.repairs[f"{name}: longer than max_tokens, cut at the end"] += tokens.cut
             except ConsiliumError as error:
                 self.findings.rejects.extend(error.faults)
         return {"ids": ids, "mask": mask}, _any(mask)
 
-    def _each(
-        self, name: str, mapped: FileModality, read: Callable[[str], T], tick: Callable[[], None]
-    ) -> Iterator[tuple[int, T]]:
-        """Row number and content of every readable file, in order; the others are quarantined."""
-        if mapped.column not in self.frame:
-            return
-        paths = self.frame[mapped.column]
-        named = [(i, path) for i, path in enumerate(paths) if path]
-
-        def attempt(item: tuple[int, str]) -> T | UnreadableError:
-            try:
-                return read(item[1])
-            except UnreadableError as error:
-                return error
-
-        with ThreadPoolExecutor(max_workers=self.workers) as pool:
-            for (i, _), result in zip(named, pool.map(attempt, named), strict=True):
-                tick()
-                if isinstance(result, UnreadableError):
-                    row = int(paths.index[i]) + HEADER_LINES
-                    self.findings.quarantined.append(
-                        Quarantined(row=row, modality=name, check=result.check, detail=result.detail)
-                    )
-                else:
-                    yield i, result
-
-
-def _files_of(mapped: object, kind: str) -> FileModality | None:
-    return mapped if isinstance(mapped, FileModality) and mapped.kind == kind else None
-
 
 def _any(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(N, …) -> (N,)."""
-    return np.asarray(mask.any(axis=1), dtype=bool)
+    return np.asarray(mask.any(axis=tuple(range(1, mask.ndim))), dtype=bool)

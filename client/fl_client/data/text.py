@@ -15,7 +15,7 @@ from fl_client.data.findings import UnreadableError, inside, regular_file
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.site import Site
 from fl_shared.study import ModalityPlan
-from fl_shared.text import byte_ids
+from fl_shared.text import byte_windows
 from fl_shared.weights import verified_directory
 
 MAX_BYTES = 1024**2
@@ -40,10 +40,11 @@ _IDENTIFIERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """ids (N, L) int64, mask (N, L) bool."""
+    """ids (N, L) int64 and mask (N, L) bool, window after window; how many texts were cut because they exceed L."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.bool_]
+    cut: int = 0
 
 
 def read_text(root: Path, named: str, *, encoding: str) -> str:
@@ -57,7 +58,7 @@ def read_text(root: Path, named: str, *, encoding: str) -> str:
     path = regular_file(inside(root, named), max_bytes=MAX_BYTES)
     try:
         text = unicodedata.normalize("NFC", path.read_bytes().decode(encoding)).removeprefix("\ufeff").strip()
-    except UnicodeDecodeError as error:
+    except (UnicodeError, LookupError) as error:  # LookupError: no such encoding
         raise UnreadableError("text-encoding", f"{named}: not {encoding}") from error
     except OSError as error:
         raise UnreadableError("file-unreadable", f"{named}: {type(error).__name__}") from error
@@ -85,6 +86,9 @@ def _checksum_holds(number: str) -> bool:
 def tokenise(texts: Sequence[str], *, plan: ModalityPlan, site: Site, name: str) -> Tokens:
     """Texts -> ids of the study's tokeniser: bytes, or that of a local pretrained directory (never fetched).
 
+    A text longer than ``plan.window`` tokens goes on in further windows, each with its own cls and sep; window k
+    starts at token k * ``plan.window``.
+
     Raises:
         ConsiliumError: the directory is not mapped, differs from the pinned one, or does not know the language.
     """
@@ -92,22 +96,24 @@ def tokenise(texts: Sequence[str], *, plan: ModalityPlan, site: Site, name: str)
         empty = np.zeros((0, plan.max_tokens))
         return Tokens(ids=empty.astype(np.int64), mask=empty.astype(bool))
     if plan.weights is None or plan.weights_sha256 is None:
-        pairs = [byte_ids(text, max_tokens=plan.max_tokens) for text in texts]
-        return Tokens(ids=np.stack([ids for ids, _ in pairs]), mask=np.stack([mask for _, mask in pairs]))
+        rows = [byte_windows(text, max_tokens=plan.max_tokens, window=plan.window) for text in texts]
+        ids, mask, cut = zip(*rows, strict=True)
+        return Tokens(ids=np.stack(ids), mask=np.stack(mask), cut=sum(cut))
     if plan.weights not in site.weights:
         mend = f"Add [weights] {plan.weights} = 'path of the pretrained directory'."
         fault = Fault(file="site.toml", key=f"weights.{plan.weights}", problem="missing", mend=mend)
         raise ConsiliumError("pretrained weights are missing", code=ExitCode.SITE, faults=[fault])
     folder = verified_directory(site.folder / site.weights[plan.weights], name=plan.weights, sha256=plan.weights_sha256)
-    return _pretrained(texts, folder, max_tokens=plan.max_tokens, name=name)
+    return _pretrained(texts, folder, plan=plan, name=name)
 
 
-def _pretrained(texts: Sequence[str], folder: Path, *, max_tokens: int, name: str) -> Tokens:
+def _pretrained(texts: Sequence[str], folder: Path, *, plan: ModalityPlan, name: str) -> Tokens:
     from transformers import AutoTokenizer  # seconds to import, and most studies read bytes
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    out = tokenizer(list(texts), truncation=True, max_length=max_tokens, padding="max_length", return_tensors="np")
-    tokens = Tokens(ids=out["input_ids"].astype(np.int64), mask=out["attention_mask"].astype(bool))
+    length = min(plan.window, plan.max_tokens)
+    out = tokenizer(list(texts), truncation=True, max_length=length, return_overflowing_tokens=True)
+    tokens = _packed(out["input_ids"], out["overflow_to_sample_mapping"], n=len(texts), plan=plan)
     unknown = float((tokens.ids[tokens.mask] == tokenizer.unk_token_id).mean())
     if unknown > MAX_UNKNOWN:
         mend = "Use a tokeniser of the texts' language, or bytes (no 'weights')."
@@ -115,3 +121,18 @@ def _pretrained(texts: Sequence[str], folder: Path, *, max_tokens: int, name: st
         fault = Fault(file=str(folder), key=name, value=f"{unknown:.0%}", problem=problem, mend=mend)
         raise ConsiliumError("tokeniser does not fit", code=ExitCode.DATA, faults=[fault])
     return tokens
+
+
+def _packed(windows: Sequence[Sequence[int]], text_of: Sequence[int], *, n: int, plan: ModalityPlan) -> Tokens:
+    """Windows, each text's in order, into its row; a last one that is too long keeps its sep."""
+    ids, mask = np.zeros((n, plan.max_tokens), dtype=np.int64), np.zeros((n, plan.max_tokens), dtype=bool)
+    filled, cut = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
+    for window, text in zip(windows, text_of, strict=True):
+        start = int(filled[text]) * plan.window
+        room = min(plan.window, plan.max_tokens - start)
+        filled[text] += 1
+        cut[text] |= room < len(window)
+        if room >= 3:  # cls, a token, sep
+            kept = [*window[: room - 1], window[-1]] if room < len(window) else window
+            ids[text, start : start + len(kept)], mask[text, start : start + len(kept)] = kept, True
+    return Tokens(ids=ids, mask=mask, cut=int(cut.sum()))

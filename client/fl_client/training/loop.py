@@ -110,6 +110,8 @@ class Trainer:
                 optimizer.step(gradients)
         if self._groups and self._rank == 0:
             self._local.finish(round, select(self._model, self._groups))
+        if self._world > 1:
+            distributed.barrier()  # the next round of every rank starts from what rank 0 has written
         return select(self._model, self._study.shared_groups)
 
     def encoders(self) -> Arrays:

@@ -107,6 +107,14 @@ def scale(values: NDArray[np.floating[Any]], by: Concept) -> NDArray[np.float32]
     return np.asarray(2.0 * (x - low) / (high - low) - 1.0, dtype=np.float32)
 
 
+def unscale(values: NDArray[np.floating[Any]], by: Concept) -> NDArray[np.float64]:
+    """The inverse of `scale`: scaled values -> the concept's own unit (NaN stays NaN)."""
+    share = (np.asarray(values, dtype=np.float64) + 1.0) / 2.0
+    if by.log:
+        return np.asarray(by.low * (by.high / by.low) ** share, dtype=np.float64)
+    return np.asarray(by.low + share * (by.high - by.low), dtype=np.float64)
+
+
 def digest() -> str:
     """SHA-256 of the concept file: part of what makes two sites' numbers comparable."""
     return hashlib.sha256(FILE.read_bytes()).hexdigest()

@@ -81,4 +81,10 @@ FUSIONS: Registry[Callable[[Sequence[str], ModelPlan], Fusion]] = Registry("fusi
 HEADS: Registry[Callable[[TaskPlan, int], nn.Module]] = Registry("head")
 SYSTEMS: Registry[Callable[[Study, Mapping[str, Path]], MultimodalModel]] = Registry("system")
 
-DEFAULT_ENCODERS = {"waveform": "ecg_resnet", "table": "ehr_mlp", "text": "text_bert"}
+DEFAULT_ENCODERS = {
+    "cine": "cine_cnn",
+    "events": "events_cnn",
+    "table": "ehr_mlp",
+    "text": "text_bert",
+    "waveform": "ecg_resnet",
+}

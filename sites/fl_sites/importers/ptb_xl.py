@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +16,7 @@ from fl_shared.commands import track
 from fl_shared.site import Site
 from fl_shared.study import EvaluationPlan, Study
 from fl_sites import output
+from fl_sites.importers.imported import PUBLIC, Imported, summary
 from fl_sites.importers.ptb_xl_source import SUPERCLASSES, read_source
 from fl_sites.study_file import LEADS, plan_sites, write_model
 
@@ -31,16 +31,6 @@ _SAMPLE_COLUMNS = (
     *(f"superclass_{name}" for name in SUPERCLASSES),
     "mi",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Imported:
-    """What an import wrote: records and patients by site, and records left out by reason."""
-
-    records: Mapping[str, int]
-    patients: Mapping[str, int]
-    left_out: Mapping[str, int]
-    study: Path
 
 
 def import_ptb_xl(source: Path, out: Path) -> Imported:
@@ -62,12 +52,7 @@ def import_ptb_xl(source: Path, out: Path) -> Imported:
     patients = {name: sorted(set(table["patient_id"])) for name, table in sites.items()}
     write_model(out / "study.toml", _study(patients), header=_STUDY_HEADER)
     output.seal(out)
-    return Imported(
-        records={name: len(table) for name, table in sites.items()},
-        patients={name: len(ids) for name, ids in patients.items()},
-        left_out=left_out,
-        study=out / "study.toml",
-    )
+    return summary(sites, study=out / "study.toml", left_out=left_out)
 
 
 def _write_site(source: Path, folder: Path, *, table: pd.DataFrame) -> None:
@@ -122,9 +107,7 @@ def _site(name: str) -> Site:
                 "superclass": {"columns": {label: f"superclass_{label}" for label in SUPERCLASSES}},
                 "mi": {"columns": {"value": "mi"}},
             },
-            "privacy": {"epsilon_cap": 20.0, "allow_without_privacy": True},
-            "resources": {"actors": 1, "threads": 1},
-            "network": {"superlink": "127.0.0.1:9092"},
+            **PUBLIC,
         }
     )
 

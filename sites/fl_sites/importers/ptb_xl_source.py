@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fl_shared.errors import ConsiliumError, ExitCode, Fault
+from fl_shared.errors import Fault
+from fl_sites.importers.imported import incomplete, listed, missing
 
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 _DATABASE, _STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
@@ -20,7 +21,6 @@ _COLUMNS = {
     _STATEMENTS: ("diagnostic", "diagnostic_class"),
 }
 _SIGNAL_BYTES = 12 * 1000 * 2  # 12 leads, 10 s at 100 Hz, 16 bit
-_SHOWN = 5
 
 
 def read_source(source: Path) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -36,15 +36,15 @@ def read_source(source: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     Raises:
         ConsiliumError: (exit code 12) everything that is missing, at once.
     """
-    if absent := [name for name in (*_COLUMNS, "records100") if not (source / name).exists()]:
-        mend = "Point --from at the folder that holds ptbxl_database.csv, or download this part again."
-        raise _incomplete(source, [Fault(file=str(source), key=n, problem="missing", mend=mend) for n in absent])
+    mend = "Point --from at the folder that holds ptbxl_database.csv, or download this part again."
+    if absent := missing(source, (*_COLUMNS, "records100"), mend=mend):
+        raise incomplete(source, "PTB-XL", absent)
     tables = {name: _table(source / name) for name in _COLUMNS}
     if faults := [fault for name, table in tables.items() for fault in _column_faults(source, name, table)]:
-        raise _incomplete(source, faults)
+        raise incomplete(source, "PTB-XL", faults)
     database, statements = tables[_DATABASE], tables[_STATEMENTS].set_index(tables[_STATEMENTS].columns[0])
     if faults := list(_signal_faults(source, database["filename_lr"])):
-        raise _incomplete(source, faults)
+        raise incomplete(source, "PTB-XL", faults)
     records = database.join(_superclasses(database["scp_codes"], statements))
     records["patient_id"] = records["patient_id"].astype("int64").astype(str)  # 15709.0 in the file
     placed = records.dropna(subset=["site"]).astype({"site": "int64"}).sort_values("ecg_id")
@@ -87,17 +87,10 @@ def _signal_faults(source: Path, records: pd.Series[str]) -> Iterator[Fault]:
     short = [file for file in files if file.suffix == ".dat" and file.is_file() and file.stat().st_size < _SIGNAL_BYTES]
     for problem, bad in (("missing", absent), (f"shorter than {_SIGNAL_BYTES} bytes", short)):
         if bad:
-            shown = ", ".join(str(file.relative_to(source)) for file in bad[:_SHOWN])
-            more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
             yield Fault(
                 file=str(source / "records100"),
                 key=f"{len(bad)} of {len(files)} files",
-                value=shown + more,
+                value=listed([file.relative_to(source) for file in bad]),
                 problem=problem,
                 mend="Download records100 again (its folder names are part of the paths).",
             )
-
-
-def _incomplete(source: Path, faults: list[Fault]) -> ConsiliumError:
-    message = f"{source} is not a complete PTB-XL download: {len(faults)} fault(s)"
-    return ConsiliumError(message, code=ExitCode.DATA, faults=faults)

@@ -20,9 +20,12 @@ Floats = NDArray[np.float64]
 
 _TIME: Floats = np.arange(int(RATE * SECONDS)) / RATE
 # waves:                      P      Q      R      S      ST    T
-_OFFSET: Floats = np.array([-0.17, -0.040, 0.000, 0.040, 0.14, 0.28])  # seconds after R
-_WIDTH: Floats = np.array([0.025, 0.014, 0.018, 0.014, 0.05, 0.05])  # standard deviation, seconds
+_OFFSET: Floats = np.array([-0.17, -0.034, 0.000, 0.034, 0.14, 0.28])  # seconds after R
+_WIDTH: Floats = np.array([0.025, 0.012, 0.016, 0.012, 0.05, 0.05])  # standard deviation, seconds
 _QRS = slice(1, 4)
+QRS_DRAWN = 100.0
+"""ms from the onset of Q to the end of S (1.5 standard deviations outside) of the waves above."""
+
 _AMPLITUDE: Floats = np.array(  # mV, of the eight independent leads
     [
         [0.08, -0.05, 0.60, -0.10, 0.0, 0.20],  # I
@@ -35,29 +38,47 @@ _AMPLITUDE: Floats = np.array(  # mV, of the eight independent leads
         [0.06, -0.08, 0.90, -0.10, 0.0, 0.25],  # V6
     ]
 )
+_INFERIOR: Floats = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+_ANTERIOR: Floats = np.array([0.2, 0.0, 0.3, 1.0, 1.0, 0.8, 0.3, 0.0])  # leads over a scar in front: its Q waves
 _LATERAL: Floats = np.array([1.0, 0.6, -0.3, -0.1, 0.2, 0.8, 1.0, 1.0])  # how far a lead shows lateral strain
 
 
 def draw_ecg(
-    rng: np.random.Generator, hospital: Hospital, *, severity: float, rhythm: float, heart_rate: float
+    rng: np.random.Generator,
+    hospital: Hospital,
+    *,
+    severity: float,
+    rhythm: float,
+    heart_rate: float,
+    qrs: float = QRS_DRAWN,
+    scar: float = 0.0,
+    scar_angle: float = 0.0,
 ) -> Floats:
     """One record (1000, 12) in mV, leads in the order of `LEADS`.
 
     Args:
         rng: source of beats, noise and drift.
         hospital: gain, noise and drift of the machine.
-        severity: depresses ST and inverts T laterally, widens QRS.
+        severity: depresses ST and inverts T laterally.
         rhythm: makes the beats irregular and ectopic, and takes the P wave away.
         heart_rate: beats a minute.
+        qrs: duration of the QRS complex in ms.
+        scar: share of the heart's circumference: deepens Q and takes R away, in the leads that look at it.
+        scar_angle: where it lies; 0 to the left, pi/2 in front (towards the chest), in radians.
     """
     amplitude, width = _AMPLITUDE.copy(), _WIDTH.copy()
     amplitude[:, 0] *= 1 / (1 + np.exp(2.5 * (rhythm - 1)))
     amplitude[:, 4] -= 0.06 * severity * _LATERAL
     amplitude[:, 5] *= 1 - 0.35 * severity * np.abs(_LATERAL)
-    width[_QRS] *= np.exp(0.15 * severity)
+    seen = _ANTERIOR if np.sin(scar_angle) > 0 else _INFERIOR
+    amplitude[:, 1] -= 1.2 * scar * seen
+    amplitude[:, 2] *= 1 - scar * seen
+    offset = _OFFSET * np.where([False, True, True, True, False, False], qrs / QRS_DRAWN, 1)
+    width[_QRS] *= qrs / QRS_DRAWN
     beats, ectopic = _draw_beats(rng, rhythm=rhythm, heart_rate=heart_rate)
-    signal = _waves(beats[~ectopic], amplitude, width)
-    signal += _waves(beats[ectopic], amplitude * [0, 1, 1.4, 1.6, 1, -1.2], width * [1, 2, 2, 2, 1, 1.3])
+    signal = _waves(beats[~ectopic], amplitude, width, offset)
+    wide, strange = width * [1, 2, 2, 2, 1, 1.3], amplitude * [0, 1, 1.4, 1.6, 1, -1.2]
+    signal += _waves(beats[ectopic], strange, wide, offset)
     phase, frequency = rng.uniform(0, 2 * np.pi, (8, 1)), rng.uniform(0.1, 0.35, (8, 1))
     signal = hospital.gain * signal + hospital.drift * np.sin(2 * np.pi * frequency * _TIME + phase)
     return _twelve_leads(signal + rng.normal(0, hospital.noise, signal.shape))
@@ -89,9 +110,9 @@ def _draw_beats(rng: np.random.Generator, *, rhythm: float, heart_rate: float) -
     return beats - np.where(ectopic, 0.35 * interval, 0.0), ectopic
 
 
-def _waves(beats: Floats, amplitude: Floats, width: Floats) -> Floats:
+def _waves(beats: Floats, amplitude: Floats, width: Floats, offset: Floats) -> Floats:
     """Waves (8, 1000) of the beats (R peaks, seconds): every wave of every beat is a Gaussian."""
-    centre = beats[:, None, None] + _OFFSET[:, None]
+    centre = beats[:, None, None] + offset[:, None]
     basis = np.exp(-0.5 * ((_TIME - centre) / width[:, None]) ** 2).sum(axis=0)
     return np.asarray(amplitude @ basis)
 

@@ -1,7 +1,7 @@
-"""Short admission notes in German, Chinese or English: symptoms and drugs, never an outcome.
+"""Short admission notes in German, Chinese or English: symptoms, never an outcome.
 
-At most 250 bytes of UTF-8, so that a byte-level reader of 256 tokens sees all of it. Every note says that it is
-synthetic.
+At most 160 bytes of UTF-8, so that a byte-level reader of 384 tokens sees all of it and of the prescriptions. Every
+note says that it is synthetic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ class _Phrases:
     header: str
     dyspnoea: tuple[str, str, str, str]
     oedema: tuple[str, str]
-    drugs: tuple[str, str, str, str]
     palpitations: tuple[str, str, str]
     joint: str = " "
 
@@ -33,25 +32,13 @@ _PHRASES = {
             "Atemnot in Ruhe, Orthopnoe.",
         ),
         oedema=("Keine Ödeme.", "Unterschenkelödeme beidseits."),
-        drugs=(
-            "Ramipril 2,5 mg.",
-            "Ramipril 5 mg, Bisoprolol 2,5 mg.",
-            "Bisoprolol 5 mg, Torasemid 10 mg.",
-            "Torasemid 40 mg, Spironolacton 25 mg.",
-        ),
-        palpitations=("Kein Herzstolpern.", "Gelegentlich Herzstolpern.", "Häufig Herzrasen. Amiodaron 200 mg."),
+        palpitations=("Kein Herzstolpern.", "Gelegentlich Herzstolpern.", "Häufig Herzrasen."),
     ),
     "zh": _Phrases(
         header="合成数据。入院记录。",
         dyspnoea=("无气促。", "剧烈活动后气促。", "上楼时气促。", "静息气促，端坐呼吸。"),
         oedema=("无水肿。", "双下肢水肿。"),
-        drugs=(
-            "雷米普利2.5mg。",
-            "雷米普利5mg，比索洛尔2.5mg。",
-            "比索洛尔5mg，托拉塞米10mg。",
-            "托拉塞米40mg，螺内酯25mg。",
-        ),
-        palpitations=("无心悸。", "偶有心悸。", "频发心悸，胺碘酮200mg。"),
+        palpitations=("无心悸。", "偶有心悸。", "频发心悸。"),
         joint="",
     ),
     "en": _Phrases(
@@ -63,16 +50,10 @@ _PHRASES = {
             "Dyspnoea at rest, orthopnoea.",
         ),
         oedema=("No oedema.", "Bilateral ankle oedema."),
-        drugs=(
-            "Ramipril 2.5 mg.",
-            "Ramipril 5 mg, bisoprolol 2.5 mg.",
-            "Bisoprolol 5 mg, torasemide 10 mg.",
-            "Torasemide 40 mg, spironolactone 25 mg.",
-        ),
         palpitations=(
             "No palpitations.",
             "Occasional palpitations.",
-            "Frequent palpitations. Amiodarone 200 mg.",
+            "Frequent palpitations.",
         ),
     ),
 }
@@ -89,7 +70,6 @@ def draw_note(rng: np.random.Generator, *, language: str, severity: float, rhyth
         phrases.header,
         phrases.dyspnoea[grade(severity, -0.5, 0.4, 1.3)],
         phrases.oedema[grade(severity, 0.7)],
-        phrases.drugs[grade(severity, -0.5, 0.4, 1.3)],
         phrases.palpitations[grade(rhythm, 0.3, 1.2)],
     )
     return phrases.joint.join(sentences)

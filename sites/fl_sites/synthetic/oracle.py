@@ -1,4 +1,8 @@
-"""The best that any model can reach: discrimination of the true risk, kept apart from the site folders."""
+"""The best that any model can reach: discrimination of the true risk, kept apart from the site folders.
+
+The true risk is that given the latent state, the planned length of stay and the dates of the visits: more than any
+reader of the files can know, so its AUROC is a bound from above.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,18 @@ import pandas as pd
 
 from fl_shared.metrics.discrimination import auroc
 from fl_shared.study import EvaluationPlan, is_held_out
-from fl_sites.synthetic.patients import OUTCOMES
+from fl_sites.synthetic.outcomes import BINARY, COLUMNS, EVENTS, MACCE, PHENOTYPES
+from fl_sites.synthetic.patients import LATENT
 
 TASK_LABELS = (
     ("death", "", "death"),
-    ("events", "decompensation", "decompensation"),
-    ("events", "arrhythmia", "arrhythmia"),
+    *(("events", name, name) for name in EVENTS),
+    *(("macce", name, name) for name in MACCE),
+    ("cvd_90d", "", "cvd_90d"),
+    ("in_hospital_death", "", "in_hospital_death"),
+    *(("phenotypes", name, f"phenotype_{name}") for name in PHENOTYPES),
 )
-"""(task, label as in ``results.json``, outcome)."""
+"""(task, label as in ``results.json``, outcome) of every binary outcome."""
 
 
 def write_truth(folder: Path, records: Mapping[str, pd.DataFrame], *, plan: EvaluationPlan) -> None:
@@ -33,7 +41,7 @@ def write_truth(folder: Path, records: Mapping[str, pd.DataFrame], *, plan: Eval
 
 
 def _truth(site: str, records: pd.DataFrame, *, plan: EvaluationPlan) -> pd.DataFrame:
-    kept = ["patient_id", "sample_id", "severity", "rhythm", *(f"risk_{name}" for name in OUTCOMES), *OUTCOMES]
+    kept = ["patient_id", "sample_id", *LATENT, "gap", "stay", *(f"risk_{name}" for name in BINARY), *COLUMNS]
     held_out = [is_held_out(patient, site=site, plan=plan) for patient in records["patient_id"]]
     return records[kept].assign(held_out=np.array(held_out, dtype=int))
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from fl_shared.site import Site
 from fl_shared.study import EvaluationPlan, Study
 from fl_sites.study_file import LEADS, plan_sites
 from fl_sites.synthetic.ecg import RATE, SECONDS
 from fl_sites.synthetic.hospitals import Hospital
+from fl_sites.synthetic.measures import LABORATORY, VITAL_SIGNS
+from fl_sites.synthetic.outcomes import CAUSES, EVENTS, FOLLOW_UP, MACCE, PHENOTYPES
 from fl_sites.synthetic.patients import MEASURED
+from fl_sites.synthetic.words import CLASSES, OUTCOME_WORDS
 
 SITE_HEADER = """SYNTHETIC: no patient stands behind these files (fl-sites synthesize)."""
 STUDY_HEADER = """SYNTHETIC: no patient stands behind these sites (fl-sites synthesize). A start: copy it, change it.
 'patients' counts the training patients (not held out under [evaluation] salt); recount when you change the salt."""
+MODALITIES = ("cine", "ecg", "ehr", "series", "text")
+"""What a site can have; ``series`` are the irregular measurements of the EHR."""
+
+QUICK = ("ecg", "ehr", "text")
+"""Without images and series: drawn in seconds."""
 
 
-def site_file(name: str, hospital: Hospital) -> Site:
+def site_file(name: str, hospital: Hospital, *, modalities: Collection[str]) -> Site:
     """The site as its hospital would describe it."""
-    units = {concept: {"unit": unit} for concept, unit in hospital.units.items()}
+    inputs = _modalities(hospital)
     return Site.model_validate(
         {
             "schema": 1,
@@ -32,17 +41,10 @@ def site_file(name: str, hospital: Hospital) -> Site:
             "columns": {
                 "age": {"concept": "age"},
                 "sex": {"concept": "sex", "codes": {hospital.male: 0, hospital.female: 1}},
-                **{column: {"concept": column} | units.get(column, {}) for column in MEASURED},
+                **{column: _mapped(hospital, column) for column in MEASURED},
             },
-            "modalities": {
-                "ecg": {"kind": "waveform", "column": "ecg_path"},
-                "ehr": {"kind": "table"},
-                "text": {"kind": "text", "column": "text_path"},
-            },
-            "tasks": {
-                "death": {"columns": {"value": "death"}},
-                "events": {"columns": {"decompensation": "decompensation", "arrhythmia": "arrhythmia"}},
-            },
+            "modalities": {modality: inputs[modality] for modality in MODALITIES if modality in modalities},
+            "tasks": _tasks(CLASSES[hospital.language]),
             "privacy": {"epsilon_cap": 20.0, "allow_without_privacy": True},
             "resources": {"actors": 1, "threads": 1},
             "network": {"superlink": "127.0.0.1:9092"},
@@ -50,11 +52,72 @@ def site_file(name: str, hospital: Hospital) -> Site:
     )
 
 
-def study_file(patients: Mapping[str, Iterable[str]], *, seed: int, evaluation: EvaluationPlan) -> Study:
-    """A study over the sites: the last one is external when there are at least two."""
+def _mapped(hospital: Hospital, concept: str) -> dict[str, str]:
+    unit = {"unit": hospital.units[concept]} if concept in hospital.units else {}
+    return {"concept": concept} | unit
+
+
+def _modalities(hospital: Hospital) -> dict[str, dict[str, Any]]:
+    codes = {code: _mapped(hospital, concept) for concept, code in hospital.codes.items()}
+    return {
+        "cine": {"kind": "cine", "column": "cine_path", "mask_column": "mask_path"},
+        "ecg": {"kind": "waveform", "column": "ecg_path"},
+        "ehr": {"kind": "table"},
+        "series": {"kind": "events", "file": "events.parquet", "codes": codes},
+        "text": {
+            "kind": "text",
+            "column": "text_path",
+            "time_column": "text_time",
+            "leakage_words": OUTCOME_WORDS[hospital.language],
+            "medications": {"file": "prescriptions.csv"},
+        },
+    }
+
+
+def _tasks(words: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Every outcome of the samples table. ``words``: label of a class -> what the hospital writes."""
+
+    def one(column: str, kind: str = "binary", **more: object) -> dict[str, Any]:
+        return {"type": kind, "columns": {"value": column}, **more}
+
+    def several(labels: Iterable[str], prefix: str = "") -> dict[str, Any]:
+        return {"type": "multilabel", "columns": {label: prefix + label for label in labels}}
+
+    def classes(labels: Iterable[str]) -> dict[str, str]:
+        return {words[label]: label for label in labels}
+
+    def survival(what: str) -> dict[str, Any]:
+        return {"type": "survival", "columns": {"time": f"{what}_days", "event": f"{what}_event"}, "unit": "d"}
+
+    return {
+        "death": one("death"),
+        "events": several(EVENTS),
+        "survival": survival("death"),
+        "cause_of_death": one("death_cause", "multiclass", classes=classes(CAUSES)),
+        "macce": several(MACCE),
+        "readmission": survival("readmission"),
+        "cvd_90d": one("cvd_90d"),
+        "in_hospital_death": one("in_hospital_death"),
+        "length_of_stay": one("los_days", "regression", unit="d"),
+        "phenotypes": several(PHENOTYPES, "phenotype_"),
+        "follow_up": one("follow_up", "multiclass", classes=classes(FOLLOW_UP)),
+    }
+
+
+def study_file(
+    patients: Mapping[str, Iterable[str]], *, seed: int, evaluation: EvaluationPlan, modalities: Collection[str]
+) -> Study:
+    """A study over the sites, of the modalities and tasks that can be trained; of several, the last is external."""
     external = list(patients)[-1] if len(patients) > 1 else None
     sites = plan_sites(patients, external=external, plan=evaluation)
     training = sum(plan.role == "train" for plan in sites.values())
+    inputs: dict[str, dict[str, Any]] = {
+        "cine": {"kind": "cine", "frames": 8, "slices": 1, "size": 32, "field_of_view": 160.0},
+        "ecg": {"kind": "waveform", "leads": LEADS, "rate": float(RATE), "seconds": SECONDS},
+        "ehr": {"kind": "table", "fields": ["age", "sex", *MEASURED]},
+        "series": {"kind": "events", "fields": [*VITAL_SIGNS, *LABORATORY], "hours": 28 * 24.0, "bins": 28},
+        "text": {"kind": "text", "max_tokens": 384},
+    }
     return Study.model_validate(
         {
             "schema": 1,
@@ -62,15 +125,8 @@ def study_file(patients: Mapping[str, Iterable[str]], *, seed: int, evaluation: 
             "seed": seed,
             "synthetic": True,
             "sites": {name: plan.model_dump(exclude_unset=True) for name, plan in sites.items()},
-            "tasks": {
-                "death": {"type": "binary"},
-                "events": {"type": "multilabel", "labels": ["decompensation", "arrhythmia"]},
-            },
-            "modalities": {
-                "ecg": {"kind": "waveform", "leads": LEADS, "rate": float(RATE), "seconds": SECONDS},
-                "ehr": {"kind": "table", "fields": ["age", "sex", *MEASURED]},
-                "text": {"kind": "text"},
-            },
+            "tasks": {"death": {"type": "binary"}, "events": {"type": "multilabel", "labels": list(EVENTS)}},
+            "modalities": {name: inputs[name] for name in MODALITIES if name in modalities},
             "model": {"system": "attention", "width": 32},
             "training": {"rounds": 5, "steps": 10, "batch": 32, "learning_rate": 1e-3, "encoders": "local"},
             "privacy": {"mode": "patient", "epsilon": 8.0},

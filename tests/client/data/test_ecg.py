@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 import wfdb
 from scipy.signal import butter, resample_poly, sosfiltfilt
 
-from fl_client.data.ecg import read_ecg
+from fl_client.data.ecg import WAVEFORM
 from fl_client.data.findings import UnreadableError
 from fl_client.data.wfdb_file import read_wfdb
-from fl_shared.site import FileModality
+from fl_shared.site import WaveformFiles
 from fl_shared.study import ModalityPlan
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -21,12 +22,23 @@ def plan(leads=LEADS, rate=100.0, seconds=4.0) -> ModalityPlan:
     return ModalityPlan(kind="waveform", leads=leads, rate=rate, seconds=seconds)
 
 
-def site(**keys) -> FileModality:
-    return FileModality(kind="waveform", column="ecg_path", **keys)
+def site(**keys) -> WaveformFiles:
+    return WaveformFiles(kind="waveform", column="ecg_path", **keys)
 
 
-def read(root: Path, name: str = "r1", *, of: ModalityPlan | None = None, by: FileModality | None = None):
-    return read_ecg(root, name, plan=of or plan(), site=by or site())
+@dataclass
+class Ecg:
+    signal: np.ndarray
+    lead_mask: np.ndarray
+    repairs: tuple[str, ...]
+
+
+def read(root: Path, name: str = "r1", *, of: ModalityPlan | None = None, by: WaveformFiles | None = None) -> Ecg:
+    """Through the file kind, as the cohort does; the arrays are as its layout says."""
+    of = of or plan()
+    sample = WAVEFORM.read(root, name, plan=of, mapped=by or site())
+    assert {n: (a.shape, a.dtype.name) for n, a in sample.arrays.items()} == dict(WAVEFORM.layout(of))
+    return Ecg(**sample.arrays, repairs=sample.repairs)
 
 
 def check_of(root: Path, name: str = "r1", **keys) -> str:
@@ -169,11 +181,33 @@ def test_truncated_and_missing_files_say_so(tmp_path, write_ecg):
     assert check_of(tmp_path, "packed") == "ecg-signal-truncated"
 
 
+@pytest.mark.parametrize("fmt", ["16", "212"])
+def test_changed_samples_do_not_pass_the_checksum(tmp_path, write_ecg, fmt):
+    write_ecg(tmp_path, fmt=fmt, gain=500, seconds=9.7)  # no whole periods: the sums are not zero
+    data = bytearray((tmp_path / "r1.dat").read_bytes())
+    data[-300] ^= 1  # behind the window that is used
+    (tmp_path / "r1.dat").write_bytes(data)
+    assert check_of(tmp_path) == "ecg-checksum"
+    lines = [line.split() for line in (tmp_path / "r1.hea").read_text().splitlines()]
+    untold = [line if k == 0 else [*line[:6], "0", *line[7:]] for k, line in enumerate(lines)]  # some writers tell none
+    (tmp_path / "r1.hea").write_text("\n".join(" ".join(line) for line in untold) + "\n")
+    assert read(tmp_path).lead_mask.all()
+
+
+def test_of_two_leads_with_one_name_the_first_is_taken_and_it_is_told(tmp_path, write_ecg):
+    write_ecg(tmp_path, "plain", leads=["I", "II"])
+    x = wfdb.rdrecord(str(tmp_path / "plain")).p_signal
+    write_ecg(tmp_path, "twice", leads=["I", "II", "LEAD I"], signal=np.column_stack([x, x[:, 1]]))
+    twice = read(tmp_path, "twice")
+    assert twice.signal.tobytes() == read(tmp_path, "plain").signal.tobytes()
+    assert "lead named twice" in twice.repairs
+
+
 def test_no_usable_lead(tmp_path, write_ecg):
     write_ecg(tmp_path, leads=["Resp", "ABP"])
     assert check_of(tmp_path) == "no-usable-lead"
     write_ecg(tmp_path, leads=["I", "II"], unit="mmHg")
-    assert check_of(tmp_path) == "no-usable-lead"
+    assert check_of(tmp_path) == "ecg-unit-unknown"
 
 
 @pytest.mark.parametrize(

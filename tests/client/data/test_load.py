@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fl_client.data.check import check_site, examine, render, summary
 from fl_client.data.load import load_cohort
 from fl_shared import concepts
 from fl_shared.errors import ConsiliumError, ExitCode
@@ -201,45 +200,3 @@ def test_progress_counts_files(tmp_path, make_site, write_ecg, study):
         progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(k, 6) for k in range(1, 7)]
-
-
-def test_summary_for_outsiders_hides_small_counts_and_identifiers(tmp_path, make_site, study):
-    table = [row | {"tot": int(k < 3)} for k, row in enumerate(rows(40))]
-    table[7]["ecg_path"] = "secret_name"
-    table[8]["index_time"] = "2200-01-01"
-    cohort, report = examine(make_site(table), study)
-    told = summary(report, cohort, local=False)
-    assert told["rows"] == 40
-    assert told["samples"] == ">30"  # 39 would tell that one was set aside
-    assert told["held_out_patients"] == "<10" or told["held_out_patients"] >= 10
-    assert told["labels"] == {"death": [{"labelled": ">30", "positive": "<10"}]}
-    assert {(q["modality"], q["check"], q["count"]) for q in told["quarantined"]} == {
-        ("(sample)", "index-time-in-future", "<10"),
-        ("ecg", "file-missing", "<10"),
-    }
-    assert not any(word in str(told) for word in ("p007", "s008", "secret_name"))
-    local = summary(report, cohort, local=True)
-    assert local["samples"] == 39
-    assert "secret_name" in str(local["quarantined_rows"])
-
-
-def test_summary_of_rejected_data_names_no_value_to_outsiders(make_site, study):
-    cohort, report = examine(make_site(rows(12, Geschlecht="divers")), study)
-    assert cohort is None
-    assert "divers" not in str(summary(report, cohort, local=False))
-    assert summary(report, cohort, local=True)["faults"][0]["value"] == "'divers' (and 11 more rows)"
-
-
-def test_check_without_a_study_reads_all_that_is_mapped(tmp_path, make_site, write_ecg, capsys):
-    from rich.console import Console
-
-    write_ecg(tmp_path, "e1")
-    site = make_site(rows(3, ecg_path="e1", text_path="missing [b].txt"))
-    cohort, report = examine(site, None)
-    assert cohort is not None
-    assert cohort.inputs["ecg"]["signal"].shape == (3, 12, 1000)
-    assert check_site(site, None) == report
-    render(summary(report, cohort, local=True), Console(width=160))
-    shown = capsys.readouterr().out
-    assert "missing [b].txt" in shown
-    assert "ecg: resampled" in shown

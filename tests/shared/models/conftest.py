@@ -1,4 +1,4 @@
-"""A small study of three modalities and two tasks, and rows for it."""
+"""A small study of five modalities and two tasks, and rows for it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fl_shared.text import byte_ids
 LEADS = ("I", "II", "V1")
 FIELDS = ("age", "sex", "bmi", "ef")
 TOKENS = 24
+FRAMES = 5
 
 
 @pytest.fixture
@@ -25,8 +26,10 @@ def plan() -> dict[str, object]:
         "sites": {"a": {"role": "train", "patients": 20}},
         "tasks": {"death": {"type": "binary"}, "mace": {"type": "multilabel", "labels": ["mi", "stroke", "hf"]}},
         "modalities": {
+            "cine": {"kind": "cine", "frames": FRAMES, "slices": 2, "size": 16},
             "ecg": {"kind": "waveform", "leads": LEADS, "rate": 100, "seconds": 2},
             "ehr": {"kind": "table", "fields": FIELDS},
+            "series": {"kind": "events", "fields": ["sbp", "heart_rate"], "hours": 10, "bins": 20},
             "text": {"kind": "text", "max_tokens": TOKENS},
         },
         "model": {"width": 16, "depth": 2, "heads": 2, "modality_dropout": 0.3},
@@ -55,11 +58,15 @@ def make_rows(n: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> B
         return torch.rand(shape, generator=g) < share
 
     texts = [byte_ids("chest pain " * int(k), max_tokens=TOKENS) for k in torch.randint(0, 4, (n,), generator=g)]
-    present = {"ecg": flags(n), "text": flags(n)}
-    present["ehr"] = flags(n) | ~(present["ecg"] | present["text"])
+    present = {"ecg": flags(n), "text": flags(n), "cine": flags(n), "series": flags(n)}
+    present["ehr"] = flags(n) | ~torch.stack(list(present.values())).any(0)
+    frames = flags(n, FRAMES)
+    frames[:, 0] = True
     inputs = {
+        "cine": {"video": torch.randn(n, FRAMES, 2, 16, 16, generator=g).to(dtype), "frame_mask": frames},
         "ecg": {"signal": torch.randn(n, 3, 200, generator=g).to(dtype), "lead_mask": flags(n, 3)},
         "ehr": {"values": torch.rand(n, 4, generator=g).to(dtype), "observed": flags(n, 4)},
+        "series": {"values": torch.randn(n, 20, 2, generator=g).to(dtype), "observed": flags(n, 20, 2, share=0.4)},
         "text": {
             "ids": torch.stack([torch.from_numpy(ids) for ids, _ in texts]),
             "mask": torch.stack([torch.from_numpy(mask) for _, mask in texts]),

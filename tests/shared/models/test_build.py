@@ -26,7 +26,8 @@ def test_groups_cover_every_array_once(study: Study) -> None:
     model = build_model(study)
     found = groups(model)
     # width 16: the table and byte encoders are as wide as the fusion and need no adapter
-    assert set(found) == {"encoders.ecg", "encoders.ehr", "encoders.text", "adapters.ecg", "fusion", "heads"}
+    encoders = {f"encoders.{name}" for name in ("cine", "ecg", "ehr", "series", "text")}
+    assert set(found) == encoders | {"adapters.cine", "adapters.ecg", "adapters.series", "fusion", "heads"}
     assert sorted(n for names in found.values() for n in names) == sorted(model.state_dict())
     assert all(n.startswith(f"{group}.") for group, names in found.items() for n in names)
 
@@ -97,8 +98,8 @@ def test_unknown_names_name_the_nearest(plan: Plan) -> None:
     modalities["ecg"]["encoder"] = "ehr_mlp"
     with pytest.raises(ConsiliumError, match=r"modalities.ecg.encoder = ehr_mlp: no encoder .* 'waveform'.*ecg_resnet"):
         build_model(Study.model_validate({**plan, "modalities": modalities}))
-    with pytest.raises(ConsiliumError, match="None is installed for kind 'cine'"):
-        build_model(Study.model_validate({**plan, "modalities": {"cine": {"kind": "cine"}}}))
+    with pytest.raises(ConsiliumError, match="None is installed for kind 'image'"):
+        build_model(Study.model_validate({**plan, "modalities": {"image": {"kind": "image"}}}))
 
 
 def test_reserved_names_are_refused(plan: Plan) -> None:

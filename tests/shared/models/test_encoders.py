@@ -12,14 +12,16 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model
+from fl_shared.models.encoders.cine_cnn import CineCnn
 from fl_shared.models.encoders.ecg_resnet import EcgResNet
+from fl_shared.models.encoders.events_cnn import carry_forward
 from fl_shared.models.encoders.text_bert import TextBert, load_bert
 from fl_shared.models.interface import Batch, StagedEncoder
 from fl_shared.study import Study
 from fl_shared.weights import directory_digest
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("ecg", 16), ("ehr", 4), ("text", 24)])
+@pytest.mark.parametrize(("name", "tokens"), [("cine", 5), ("ecg", 16), ("ehr", 4), ("series", 3), ("text", 24)])
 def test_shapes_and_stages(study: Study, rows: Callable[..., Batch], name: str, tokens: int) -> None:
     encoder = build_model(study).eval().encoders[name]
     assert isinstance(encoder, StagedEncoder)
@@ -47,6 +49,23 @@ def test_ecg_has_16_tokens_at_any_rate(rate: int, seconds: int) -> None:
     assert encoder(inputs).tokens.shape == (1, 16, 256)
 
 
+def test_frames_that_are_none_do_not_matter() -> None:
+    encoder = CineCnn(slices=2, dropout=0.0).eval()
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+    video = torch.randn(2, 3, 2, 16, 16)
+    other = video.masked_fill(~mask[:, :, None, None, None], 7.0)
+    one, two = (encoder({"video": x, "frame_mask": mask}) for x in (video, other))
+    assert torch.equal(one.pooled, two.pooled)
+    assert torch.equal(one.token_mask, mask)
+    assert encoder({"video": video.half(), "frame_mask": mask}).pooled.dtype == torch.float32
+
+
+def test_a_gap_repeats_the_last_value_before_it() -> None:
+    values = torch.tensor([[[1.0], [9.0], [9.0], [4.0], [9.0]], [[9.0], [2.0], [9.0], [9.0], [5.0]]])
+    observed = torch.tensor([[True, False, False, True, False], [False, True, False, False, True]])[:, :, None]
+    assert carry_forward(values, observed)[:, :, 0].tolist() == [[1, 1, 1, 4, 4], [0, 2, 2, 2, 5]]
+
+
 def test_ecg_is_small() -> None:
     count = sum(p.numel() for p in EcgResNet(leads=12, rate=100, dropout=0.1).parameters())
     assert 100_000 < count < 200_000
@@ -66,7 +85,7 @@ def test_bert_from_a_local_directory_equals_transformers(tmp_path: Path) -> None
     ids = torch.randint(1, 50, (3, 10), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(10) < torch.tensor([[10], [4], [1]])
     with torch.no_grad():
-        out = TextBert(load_bert(folder)).eval()({"ids": ids, "mask": mask})
+        out = TextBert(load_bert(folder), window=512).eval()({"ids": ids, "mask": mask})
         whole = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
         expected = whole(ids, attention_mask=mask.long(), output_hidden_states=True).hidden_states
     torch.testing.assert_close(out.tokens[mask], expected[-1][mask], atol=1e-6, rtol=1e-5)

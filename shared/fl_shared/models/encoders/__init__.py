@@ -1,5 +1,5 @@
 """Encoders of single modalities; importing this package registers them."""
 
-from fl_shared.models.encoders import ecg_resnet, ehr_mlp, text_bert
+from fl_shared.models.encoders import cine_cnn, ecg_resnet, ehr_mlp, events_cnn, text_bert
 
-__all__ = ["ecg_resnet", "ehr_mlp", "text_bert"]
+__all__ = ["cine_cnn", "ecg_resnet", "ehr_mlp", "events_cnn", "text_bert"]

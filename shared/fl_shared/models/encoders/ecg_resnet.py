@@ -26,7 +26,8 @@ STEM_RATE = 50.0  # Hz after the stem
 STEM_SECONDS = 0.15  # about one QRS complex
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm in at most eight groups."""
     return nn.GroupNorm(gcd(8, channels), channels)
 
 
@@ -35,9 +36,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, dropout: float) -> None:
         super().__init__()
-        self.norm1 = _norm(inputs)
+        self.norm1 = norm(inputs)
         self.conv1 = nn.Conv1d(inputs, outputs, 5, stride=2, padding=2, bias=False)
-        self.norm2 = _norm(outputs)
+        self.norm2 = norm(outputs)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv1d(outputs, outputs, 5, padding=2, bias=False)
         self.skip = nn.Conv1d(inputs, outputs, 1, bias=False)
@@ -67,7 +68,7 @@ class EcgResNet(StagedEncoder):
         self.conv = nn.Conv1d(leads, CHANNELS[0], kernel, stride=stride, padding=kernel // 2)
         inputs = (CHANNELS[0], *CHANNELS[:-1])
         self.stages = nn.ModuleList(ResidualBlock(i, o, dropout=dropout) for i, o in zip(inputs, CHANNELS, strict=True))
-        self.norm = _norm(CHANNELS[-1])
+        self.norm = norm(CHANNELS[-1])
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
         """Missing leads are silenced; the offset of a lead carries no diagnosis and is removed."""

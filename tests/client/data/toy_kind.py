@@ -1,0 +1,54 @@
+"""A kind of sample file for tests of cache and parallel reading: one number a file."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fl_client.data.cache import SampleCache
+from fl_client.data.findings import UnreadableError
+from fl_client.data.kinds import Sample
+
+
+@dataclass(frozen=True)
+class ToyKind:
+    version: str = "1"
+    seconds: float = 0.0
+    log: Path | None = None
+
+    def layout(self, plan):
+        return {"x": ((3,), "float32")}
+
+    def files(self, root, named, mapped):
+        if not (root / named).is_file():
+            raise UnreadableError("file-missing", named)
+        return [root / named]
+
+    def read(self, root, named, *, plan, mapped):
+        text = (root / named).read_text()
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{os.getpid()} {named}\n")
+        time.sleep(self.seconds)
+        if text == "crash":
+            os._exit(3)
+        if text == "bad":
+            raise UnreadableError("toy-bad", named)
+        return Sample(arrays={"x": np.full(3, float(text), dtype=np.float32)}, repairs=("rounded",))
+
+
+def hammer(folder: Path, seed: int) -> None:
+    cache = SampleCache(folder, max_bytes=20_000)
+    draw = np.random.default_rng(seed)
+    for _ in range(150):
+        number = int(draw.integers(20))
+        key, sample = f"{number:02x}" * 32, Sample(arrays={"x": np.full(500, number, dtype=np.float32)})
+        found = cache.get(key)
+        assert found is None or (found.arrays["x"] == number).all()
+        cache.put(key, sample)
+        if draw.random() < 0.05:
+            cache.trim()
