@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -95,12 +96,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cine", type=Path, help="folder that holds dicoms.tar.xz")
     parser.add_argument("--ecg", type=Path, help="folder that holds records100")
-    parser.add_argument("--studies", type=int, default=24, help="cine samples to read")
+    parser.add_argument("--studies", type=int, default=96, help="cine samples to read")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
         _inside(*json.loads(args.inside))
         return
+    torch.set_num_threads(1)  # of the one process, as of each of the two
     table = Table("a second", "decoded", "two processes", "cached", "cached, times", "two, times")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -19,6 +19,7 @@ from fl_shared.processes import end_with_parent
 from fl_shared.site import FileModality
 from fl_shared.study import ModalityPlan
 
+IN_FLIGHT = 2  # samples a process has or waits for
 WORTH_PROCESSES = 5.0  # seconds of decoding left: starting processes takes about two
 
 
@@ -84,21 +85,24 @@ def read_samples(
 def _in_processes(
     decoder: Decoder, names: Sequence[str], missing: Sequence[tuple[int, str]], *, workers: int
 ) -> Iterator[tuple[int, Sample | UnreadableError]]:
-    """A file that crashes a decoder library is found by going on with one process, and set aside."""
-    left = deque(missing)
-    while left:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start) as pool:
-            futures = [(number, pool.submit(decoder.decode, key, names[number])) for number, key in left]
-            try:
-                for number, future in futures:
-                    result = future.result()
+    """The other processes take seconds to start and come from the beginning; this one decodes from the end."""
+    left, sent = deque(missing), deque[tuple[int, str, Future[Sample | UnreadableError]]]()
+    try:
+        with ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn"), initializer=_start) as pool:
+            while left or sent:
+                while left and len(sent) < IN_FLIGHT * (workers - 1):
+                    number, key = left[0]
+                    sent.append((number, key, pool.submit(decoder.decode, key, names[number])))
                     left.popleft()
-                    yield number, result
-            except BrokenProcessPool:
-                if workers == 1:
-                    number, _ = left.popleft()
-                    yield number, UnreadableError("decoder-crashed", names[number])
-                workers = 1
+                if sent[0][2].done() or not left:
+                    result = sent[0][2].result()
+                    yield sent.popleft()[0], result
+                else:
+                    number, key = left.pop()
+                    yield number, decoder.decode(key, names[number])
+    except BrokenProcessPool:  # one was killed, for want of memory perhaps: go on alone
+        for number, key in [*((number, key) for number, key, _ in sent), *left]:
+            yield number, decoder.decode(key, names[number])
 
 
 def _start() -> None:

@@ -168,16 +168,16 @@ def test_known_samples_are_not_decoded_again(tmp_path: Path, cache: SampleCache)
     assert len((tmp_path / "log").read_text().splitlines()) == 5
 
 
-def test_long_work_uses_processes_and_a_crashing_file_is_set_aside(tmp_path: Path, cache: SampleCache, monkeypatch):
+def test_long_work_uses_processes_and_survives_the_death_of_one(tmp_path: Path, cache: SampleCache, monkeypatch):
     monkeypatch.setattr("fl_client.data.fill.WORTH_PROCESSES", 0.0)
-    names = [f"{n}" for n in range(6)]
+    names = [f"{n}" for n in range(40)]
     for name in names:
         (tmp_path / name).write_text("crash" if name == "2" else "bad" if name == "3" else name)
     began = time.monotonic()
-    found = dict(read_samples(decoder(tmp_path, cache), names, workers=2))
+    found = dict(read_samples(decoder(tmp_path, cache, seconds=0.3), names, workers=2))
     assert time.monotonic() - began < 120
-    assert [getattr(found[n], "check", "") for n in range(6)] == ["", "", "decoder-crashed", "toy-bad", "", ""]
-    assert all((found[n].arrays["x"] == n).all() for n in (0, 1, 4, 5))
+    assert found[3].check == "toy-bad"
+    assert all((found[n].arrays["x"] == n).all() for n in range(40) if n != 3)
     assert len({line.split()[0] for line in (tmp_path / "log").read_text().splitlines()}) > 1
 
 
