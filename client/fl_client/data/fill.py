@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -88,7 +89,7 @@ def _in_processes(
     """The other processes take seconds to start and come from the beginning; this one decodes from the end."""
     left, sent = deque(missing), deque[tuple[int, str, Future[Sample | UnreadableError]]]()
     try:
-        with ProcessPoolExecutor(workers - 1, mp_context=get_context("spawn"), initializer=_start) as pool:
+        with _pool(workers - 1) as pool:
             while left or sent:
                 while left and len(sent) < IN_FLIGHT * (workers - 1):
                     number, key = left[0]
@@ -105,9 +106,15 @@ def _in_processes(
             yield number, decoder.decode(key, names[number])
 
 
-def _start() -> None:
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(os.getpid(),))
+
+
+def _start(parent: int) -> None:
     """One thread a process (there is one for each core), and none outlives its parent."""
+    end_with_parent()
+    if os.getppid() != parent:  # it ended before the signal was asked for
+        os._exit(1)
     import torch  # some kinds resample with it
 
-    end_with_parent()
     torch.set_num_threads(1)

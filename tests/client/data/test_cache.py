@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import stat
@@ -16,14 +17,11 @@ from fl_client.data.cache import SampleCache
 from fl_client.data.fill import Decoder, read_samples
 from fl_client.data.findings import UnreadableError
 from fl_client.data.kinds import Sample
-from fl_shared.site import EmbeddingFiles
 from fl_shared.study import ModalityPlan
 
 sys.path.insert(0, str(Path(__file__).parent))  # child processes import it too
-from toy_kind import ToyKind, hammer
+from toy_kind import MAPPED, PLAN, ToyKind, hammer, toy_decoder
 
-PLAN = ModalityPlan(kind="embedding", features=3)
-MAPPED = EmbeddingFiles(kind="embedding", column="path")
 SAMPLE = Sample(
     arrays={"a": np.arange(12, dtype=np.float16).reshape(3, 4), "b": np.array([True, False]), "c": np.array(2.5)},
     repairs=("padded", "resampled"),
@@ -151,30 +149,25 @@ def test_a_full_disk_costs_time_only(tmp_path: Path) -> None:
         subprocess.run(["umount", small], check=True)
 
 
-def decoder(tmp_path: Path, cache: SampleCache, **keys) -> Decoder:
-    kind = ToyKind(log=tmp_path / "log", **keys)
-    return Decoder(kind=kind, plan=PLAN, mapped=MAPPED, root=tmp_path, cache=cache)
-
-
-def test_known_samples_are_not_decoded_again(tmp_path: Path, cache: SampleCache) -> None:
+def test_known_samples_are_not_decoded_again(tmp_path: Path) -> None:
     for n in range(5):
         (tmp_path / f"{n}").write_text(f"{n}")
     names = [*map(str, range(5)), "missing"]
     for _ in range(2):
-        found = dict(read_samples(decoder(tmp_path, cache), names, workers=2))
+        found = dict(read_samples(toy_decoder(tmp_path), names, workers=2))
         assert sorted(found) == list(range(6))
         assert all((found[n].arrays["x"] == n).all() for n in range(5))
         assert isinstance(found[5], UnreadableError)
     assert len((tmp_path / "log").read_text().splitlines()) == 5
 
 
-def test_long_work_uses_processes_and_survives_the_death_of_one(tmp_path: Path, cache: SampleCache, monkeypatch):
+def test_long_work_uses_processes_and_survives_the_death_of_one(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("fl_client.data.fill.WORTH_PROCESSES", 0.0)
     names = [f"{n}" for n in range(40)]
     for name in names:
         (tmp_path / name).write_text("crash" if name == "2" else "bad" if name == "3" else name)
     began = time.monotonic()
-    found = dict(read_samples(decoder(tmp_path, cache, seconds=0.3), names, workers=2))
+    found = dict(read_samples(toy_decoder(tmp_path, seconds=0.3), names, workers=2))
     assert time.monotonic() - began < 120
     assert found[3].check == "toy-bad"
     assert all((found[n].arrays["x"] == n).all() for n in range(40) if n != 3)
@@ -191,3 +184,45 @@ def test_large_arrays_live_in_a_file_that_nobody_sees(tmp_path: Path) -> None:
     assert isinstance(kept, np.memmap)
     np.testing.assert_array_equal(kept[:, 7], np.flatnonzero(rows).astype(np.float32))
     assert keep(array, np.ones(len(array), dtype=bool)) is array
+
+
+def test_a_killed_reader_leaves_no_process(tmp_path: Path) -> None:
+    """Killed while its helpers still start: they notice it themselves."""
+    for n in range(40):
+        (tmp_path / f"{n}").write_text(f"{n}")
+    log, script = tmp_path / "log", tmp_path / "read.py"
+    script.write_text(READ.format(here=str(Path(__file__).parent), root=str(tmp_path)))
+    reader = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"CONSILIUM_TEST": str(tmp_path)})
+    end = time.monotonic() + 60
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert time.monotonic() < end and reader.poll() is None
+        time.sleep(0.05)
+    assert len(marked(str(tmp_path))) > 1
+    reader.kill()
+    reader.wait()
+    while left := marked(str(tmp_path)):
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+
+
+def marked(value: str) -> list[str]:
+    """Processes whose environment holds the value."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if f"CONSILIUM_TEST={value}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+READ = """
+import sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from fl_client.data import fill
+from toy_kind import toy_decoder
+
+if __name__ == "__main__":
+    fill.WORTH_PROCESSES = 0.0
+    list(fill.read_samples(toy_decoder(Path({root!r}), seconds=0.3), [str(n) for n in range(40)], workers=3))
+"""

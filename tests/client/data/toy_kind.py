@@ -11,8 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from fl_client.data.cache import SampleCache
+from fl_client.data.fill import Decoder
 from fl_client.data.findings import UnreadableError
 from fl_client.data.kinds import Sample
+from fl_shared.site import EmbeddingFiles
+from fl_shared.study import ModalityPlan
+
+PLAN = ModalityPlan(kind="embedding", features=3)
+MAPPED = EmbeddingFiles(kind="embedding", column="path")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class ToyKind:
         if text == "bad":
             raise UnreadableError("toy-bad", named)
         return Sample(arrays={"x": np.full(3, float(text), dtype=np.float32)}, repairs=("rounded",))
+
+
+def toy_decoder(root: Path, *, seconds: float = 0.0) -> Decoder:
+    """Reads the numbers in ``root``, logging which process read which."""
+    kind, cache = ToyKind(log=root / "log", seconds=seconds), SampleCache(root / "cache", max_bytes=10**9)
+    return Decoder(kind=kind, plan=PLAN, mapped=MAPPED, root=root, cache=cache)
 
 
 def hammer(folder: Path, seed: int) -> None:
