@@ -51,9 +51,10 @@ def _service(sites_dir: str, state_dir: str, name: str) -> SiteService:
 
 
 def simulated_site(sites_dir: Path, state_dir: Path, name: str) -> Site:
-    """A site whose state lies in the run's folder: a simulation never touches a hospital's ledger."""
+    """A site whose state lies in the run's folder: a simulation touches nothing of a hospital's but its cache."""
     site = load_site(sites_dir / name)
-    return site.model_copy(update={"state": (state_dir / name).resolve()})
+    cache = site.cache.model_copy(update={"folder": site.cache_dir})
+    return site.model_copy(update={"state": (state_dir / name).resolve(), "cache": cache})
 
 
 def simulate(study_path: Path, *, folder: Path, sites_dir: Path) -> Results:

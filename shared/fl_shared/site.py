@@ -161,7 +161,7 @@ class Resources(Section):
 class CachePlan(Section):
     """Decoded samples kept on disk, so that files are decoded once."""
 
-    folder: Path = Field(default=Path("state/cache"), description="relative to the folder of site.toml")
+    folder: Path | None = Field(default=None, description="beside site.toml; below the site's state when absent")
     max_gib: float = Field(default=20.0, gt=0, description="the least recently used samples go first")
 
 
@@ -221,7 +221,7 @@ class Site(Section):
     @property
     def cache_dir(self) -> Path:
         """Where decoded samples are kept."""
-        return (self.folder / self.cache.folder).resolve()
+        return (self.folder / self.cache.folder).resolve() if self.cache.folder else self.state_dir / "cache"
 
     @property
     def samples_path(self) -> Path:
