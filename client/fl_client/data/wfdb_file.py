@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import wfdb
 from numpy.typing import NDArray
 
 from fl_client.data.ecg_recording import Recording, check_size
@@ -165,6 +164,8 @@ def _format_16(header: Header, frames: int) -> NDArray[np.float64]:
 
 
 def _by_wfdb(header: Header, frames: int) -> NDArray[np.float64]:
+    import wfdb  # slow to import and loud under pandas 3; few records need it
+
     path, leads = header.path, header.leads
     if not all(lead.file.isascii() for lead in leads):
         raise UnreadableError("ecg-format", f"{path.name}: wfdb would drop letters of a file's name")
