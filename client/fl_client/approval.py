@@ -148,7 +148,7 @@ def _unknown(site: Site, study: Study, file: str) -> Iterator[Fault]:
         if (here := site.tasks.get(name)) is None:
             mend = f"Map it under [tasks.{name}] in site.toml. {nearest(name, site.tasks)}"
             yield Fault(file=file, key=f"tasks.{name}", problem="not mapped at this site", mend=mend)
-        elif missing := [label for label in task.labels or ("value",) if label not in here.columns]:
+        elif missing := [label or "value" for label in task.names if (label or "value") not in here.columns]:
             mend = f"Map them under [tasks.{name}.columns] in site.toml."
             yield Fault(file=file, key=f"tasks.{name}", value=str(missing), problem="labels not mapped", mend=mend)
     if not set(study.modalities) & set(site.modalities):

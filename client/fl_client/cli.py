@@ -152,6 +152,38 @@ def approve(
 
 
 @app.command()
+def approvals(context: typer.Context, fmt: FormatOption = Format.TEXT) -> None:
+    """List the studies that may run here, and what each lets leave."""
+    from fl_client import approval
+
+    records = approval.list_approved(context.obj)
+
+    def show(console: Console) -> None:
+        table = Table("study", "role", "privacy", "leaves", "approved", "hash", title="Approved studies")
+        for r in records:
+            privacy = "none" if r.epsilon is None else f"epsilon {r.epsilon:g}"
+            table.add_row(r.study, r.role, privacy, "\n".join(r.leaves), f"{r.time[:10]} {r.by}", r.identity)
+        console.print(table)
+
+    emit({"approved": [record.model_dump(mode="json") for record in records]}, fmt=fmt, text=show)
+
+
+@app.command()
+def revoke(
+    context: typer.Context,
+    identity: Annotated[str, typer.Argument(metavar="HASH", help="Of the study, as 'approvals' lists it.")],
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Withdraw an approval: the study's next request is refused. Exit code 13 when it was not approved."""
+    from fl_client import approval
+
+    if not approval.revoke(context.obj, identity):
+        mend = f"See fl-client --site {context.obj.name} approvals."
+        raise ConsiliumError(f"no study with the hash '{identity}' is approved. {mend}", code=ExitCode.NOT_APPROVED)
+    emit({"revoked": identity}, fmt=fmt, text=lambda console: console.print(f"revoked {identity}", soft_wrap=True))
+
+
+@app.command()
 def ledger(
     context: typer.Context,
     fmt: FormatOption = Format.TEXT,

@@ -6,6 +6,7 @@ import pytest
 
 from fl_client.approval import approve, approved, audit_log, list_approved, revoke
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.site import load_site
 from fl_shared.study import load_study
 
 
@@ -50,6 +51,18 @@ def test_every_fault_at_once(make_site, write_study) -> None:
     assert keys == {"sites.drum_tower.role", "privacy.mode", "tasks.deth", "tasks.los", "modalities.ehr"}
     assert "Did you mean 'death'?" in str(error.value)
     assert not (site.state_dir / "approved").exists()
+
+
+def test_columns_of_every_type_of_task(make_site, write_study) -> None:
+    site = make_site()
+    with (site.folder / "site.toml").open("a") as file:
+        file.write('[tasks.cause]\ncolumns = { value = "c" }\nclasses = { a = "x", b = "y" }\n')
+        file.write('[tasks.follow_up]\ncolumns = { time = "t", event = "e" }\n')
+    study = '[tasks.cause]\ntype = "multiclass"\nlabels = ["x", "y"]\n[tasks.{}]\ntype = "survival"\n'
+    assert approve(load_site(site.folder), write_study(extra=study.format("follow_up")))
+    with pytest.raises(ConsiliumError) as error:
+        approve(load_site(site.folder), write_study(extra=study.format("death_time")))
+    assert [fault.key for fault in error.value.faults] == ["tasks.death_time"]
 
 
 def test_sites_outside_the_study_cannot_approve(make_site, write_study) -> None:

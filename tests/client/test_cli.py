@@ -206,6 +206,17 @@ def test_approval_is_stored_under_the_hash(client, sites: Path) -> None:
     assert "fusion (every round)" in record["leaves"]
 
 
+def test_approvals_are_listed_and_revoked(client, sites: Path) -> None:
+    identity = body(client("approve", str(sites / "study.toml"), "--format", "json"))["identity"]
+    (record,) = body(client("approvals", "--format", "json"))["approved"]
+    assert (record["identity"], record["study"]) == (identity, "synthetic")
+    assert "synthetic" in client("approvals").stdout
+    assert client("revoke", identity).returncode == 0
+    assert body(client("approvals", "--format", "json"))["approved"] == []
+    again = client("revoke", identity)
+    assert again.returncode == ExitCode.NOT_APPROVED and "approvals" in again.stderr
+
+
 def test_refused_studies_say_why(client, sites: Path) -> None:
     study, site = sites / "study.toml", sites / "aachen" / "site.toml"
     edit(study, ('mode = "patient"\nepsilon = 8.0', 'mode = "none"'))
