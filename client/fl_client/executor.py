@@ -26,6 +26,7 @@ import httpx
 from flwr.clientapp.client_app import ClientApp, LoadClientAppError
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf import client as protobuf_client
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -39,6 +40,8 @@ clientapp_runtime: Any = importlib.import_module("flwr.supernode.runtime.run_cli
 ADDRESS = "site"  # a host name only for the URL: the transport is the UNIX socket
 ALLOWED = {"pyproject.toml", ".info/CONTENT"}
 SHORTEST, LONGEST = 0.1, 1.0  # seconds between polls
+MOST = 8  # forks at a time
+PULL_SECONDS = 900.0  # for a message to come whole; Flower waits two hours
 
 
 def main() -> None:
@@ -53,27 +56,40 @@ def main() -> None:
         interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec")],
     )  # fmt: skip
     wanted = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    last = 0.0
+    last, running = 0.0, 0
     while True:
+        running -= _ended(wait=running >= MOST)
         try:
             found = client.AcquireTask(wanted)
         except httpx.HTTPError:  # the SuperNode restarts: its supervisor says so, this process only waits
             time.sleep(LONGEST)
             continue
         if found.HasField("task") and found.token:
-            _run(found.token)
-            last = time.monotonic()
+            _fork(found.token)
+            running, last = running + 1, time.monotonic()
         else:
             time.sleep(pause(time.monotonic() - last, shortest=SHORTEST, longest=LONGEST))
 
 
-def _run(token: str) -> None:
-    """One task in a fork, so that nothing of one message lives on into the next."""
+def _ended(*, wait: bool) -> int:
+    """How many forks have ended since the last call; with ``wait``, at least one."""
+    ended = 0
+    try:
+        while os.waitpid(-1, 0 if wait and not ended else os.WNOHANG)[0]:
+            ended += 1
+    except ChildProcessError:  # none is left
+        pass
+    return ended
+
+
+def _fork(token: str) -> None:
+    """One task in a fork, so that nothing of one message lives on into the next.
+
+    It is not waited for: a task whose run was ended before its message came whole waits for the rest in vain.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
+    if os.fork():
         return
     code = 1
     try:
@@ -119,6 +135,7 @@ def _harden() -> None:
     clientapp_runtime.install_from_fab = refuse_code
     clientapp_runtime.get_load_client_app_fn = lambda **_: _installed
     clientapp_runtime.get_project_dir = lambda *_: ""
+    pull_objects.__kwdefaults__["max_time"] = PULL_SECONDS
 
 
 def _installed(_fab_id: str, _fab_version: str, _fab_hash: str) -> ClientApp:

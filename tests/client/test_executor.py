@@ -39,3 +39,4 @@ def test_flowers_private_api_is_the_one_we_know() -> None:
     assert node.time.sleep and launcher.uvicorn.Config and launcher.uvicorn.Server and launcher.flower_supernode
     assert {"install_from_fab", "get_load_client_app_fn", "get_project_dir", "run_clientapp"} <= set(vars(runtime))
     assert client.httpx.Client
+    assert executor.pull_objects.__kwdefaults__["max_time"] > 0
