@@ -6,8 +6,6 @@ Text stays text. Nothing in a figure points outside the page.
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fl_server.report import view
+from fl_shared.page import inline_svg
 from fl_shared.results import Curve, EvaluationRow
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -91,7 +90,7 @@ def forest(rows: Sequence[EvaluationRow], style: dict[str, Look], *, several_mod
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("AUROC with 95 % interval (dashed line: chance)")
-        return _svg(figure, key=key)
+        return inline_svg(figure, key=key, variables=_VARIABLES)
 
 
 def _forest_row(axes: Axes, place: int, row: EvaluationRow, look: Look) -> None:
@@ -126,7 +125,7 @@ def curves(found: Sequence[Curve], style: dict[str, Look], *, key: str) -> str:
                 _draw(axes, curve, style[curve.site])
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=min(5, max(1, len(names))))
-        return _svg(figure, key=key)
+        return inline_svg(figure, key=key, variables=_VARIABLES)
 
 
 def _draw(axes: Axes, curve: Curve, look: Look) -> None:
@@ -137,17 +136,3 @@ def _draw(axes: Axes, curve: Curve, look: Look) -> None:
     (line,) = axes.plot(x, y, color=look.colour, linestyle=look.dash, linewidth=look.width, label=name)
     if curve.kind == "calibration":
         line.set(marker="D" if look.external else "o", markersize=5 if look.external else 3.5)
-
-
-def _svg(figure: Figure, *, key: str) -> str:
-    """The figure as an inline SVG element: ids prefixed by ``key``, colours as CSS variables, no outside names."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    text = buffer.getvalue()
-    size = re.search(r'viewBox="[^"]*"', text)
-    body = text[text.index("<g id=") : text.rindex("</svg>")]
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
-    body = re.sub(r"font-family: [^;\"]*;?", "", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var({variable})")
-    return f'<svg {size.group() if size else ""} aria-hidden="true">{body}</svg>'

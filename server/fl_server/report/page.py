@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fl_server.report import figures, view
 from fl_server.report.metric_table import MetricGroup, metric_groups
+from fl_shared.page import environment
 from fl_shared.results import Curve, EvaluationRow, Results, RoundResult
 
 MAX_ROUNDS_SHOWN = 200
@@ -57,21 +57,20 @@ class TaskView:
 
 def write_report(results: Results, path: Path) -> None:
     """Write the report of a run to ``path``; it needs no network, no script and no other file."""
-    environment = Environment(
-        loader=PackageLoader("fl_server.report", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     models = {row.model for row in results.evaluation}
-    page = environment.get_template("template.html.j2").render(
-        results=results,
-        view=view,
-        order=view.site_order(results),
-        tasks=[_task(results, name, index, several=len(models) > 1) for index, name in enumerate(results.study.tasks)],
-        models=sorted(models),
-        rounds=_shown(results.rounds),
+    page = (
+        environment("fl_server.report")
+        .get_template("template.html.j2")
+        .render(
+            results=results,
+            view=view,
+            order=view.site_order(results),
+            tasks=[
+                _task(results, name, index, several=len(models) > 1) for index, name in enumerate(results.study.tasks)
+            ],
+            models=sorted(models),
+            rounds=_shown(results.rounds),
+        )
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

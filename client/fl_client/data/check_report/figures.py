@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fl_client.data.checking.words import number
+from fl_shared.page import inline_svg
 
 INK, MUTED, GRID, MARK, CARD = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", MARK: "--mark", CARD: "--card"}
@@ -57,7 +57,7 @@ def histogram(bars: Sequence[Mapping[str, Any]], edges: Sequence[float], *, key:
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        return _svg(figure, key=key)
+        return inline_svg(figure, key=key, variables=_VARIABLES)
 
 
 def ecg(signal: NDArray[Any], leads: Sequence[str], there: NDArray[np.bool_], *, rate: float, key: str) -> str:
@@ -79,7 +79,7 @@ def ecg(signal: NDArray[Any], leads: Sequence[str], there: NDArray[np.bool_], *,
             else:
                 axes.text(0.5, 0.5, "missing", transform=axes.transAxes, ha="center", va="center", color=MUTED)
         figure.supxlabel(f"seconds (height of a strip: {2 * reach:.2g} mV)", fontsize=10)
-        return _svg(figure, key=key)
+        return inline_svg(figure, key=key, variables=_VARIABLES)
 
 
 def montage(images: NDArray[Any]) -> str:
@@ -108,17 +108,3 @@ def _in_lines(images: NDArray[Any]) -> NDArray[Any]:
 def _short(value: float) -> float:
     """A round edge as it is; one of a logarithm to two digits."""
     return value if float(f"{value:.4g}") == value else float(f"{value:.2g}")
-
-
-def _svg(figure: Figure, *, key: str) -> str:
-    """The figure as an inline SVG element: ids prefixed by ``key``, colours as CSS variables, no outside names."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    text = buffer.getvalue()
-    size = re.search(r'viewBox="[^"]*"', text)
-    body = text[text.index("<g id=") : text.rindex("</svg>")]
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
-    body = re.sub(r"font-family: [^;\"]*;?", "", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var({variable})")
-    return f'<svg {size.group() if size else ""} aria-hidden="true">{body}</svg>'

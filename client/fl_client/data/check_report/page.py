@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fl_client.data.check_report import figures
@@ -18,6 +17,7 @@ from fl_client.data.check_report.pictures import Picture
 from fl_client.data.checking import words
 from fl_client.files import write_private
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.page import environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,21 +39,18 @@ def write_page(summary: Mapping[str, Any], path: Path, *, pictures: Sequence[Pic
     """
     if pictures and not summary["local"]:
         raise ValueError("pictures show a patient: only a local report may hold them")
-    environment = Environment(
-        loader=PackageLoader("fl_client.data.check_report", package_path=""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("template.html.j2").render(
-        summary=summary,
-        words=words,
-        steps=_steps(summary),
-        histograms=_histograms(summary),
-        pictures=pictures,
-        version=version("consilium"),
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    page = (
+        environment("fl_client.data.check_report")
+        .get_template("template.html.j2")
+        .render(
+            summary=summary,
+            words=words,
+            steps=_steps(summary),
+            histograms=_histograms(summary),
+            pictures=pictures,
+            version=version("consilium"),
+            date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
     )
     write_private(path, page.encode())
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fl_client.data.cine.files import sample_files
-from fl_client.data.cine.grid import Grid, padded
-from fl_client.data.cine.source import open_cine
+from fl_client.data.cine.grid import padded
+from fl_client.data.cine.source import grid_of, open_cine
 from fl_client.data.kinds import FileKind, Layout, Sample
 from fl_shared.study import ModalityPlan
 
@@ -40,14 +40,7 @@ class CineKind:
     def read(self, root: Path, named: str, *, plan: ModalityPlan, mapped: Any) -> Sample:
         """As `FileKind.read`."""
         cine = open_cine(root, named, mapped)
-        grid = Grid.of(
-            cine.shape,
-            cine.spacing,
-            frames=plan.frames,
-            slices=plan.slices,
-            size=plan.size,
-            field_of_view=plan.field_of_view,
-        )
+        grid = grid_of(cine, plan)
         video = grid.images(cine.voxels(), named)
         fewer = ("fewer slices than the study's",) if len(grid.slices) < plan.slices else ()
         return Sample(

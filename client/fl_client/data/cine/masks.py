@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fl_client.data.cine.contours import draw, read_contours
 from fl_client.data.cine.files import is_nifti, sample_files
-from fl_client.data.cine.grid import Grid, padded
+from fl_client.data.cine.grid import padded
 from fl_client.data.cine.nifti import Nifti, read_nifti
-from fl_client.data.cine.source import Cine, open_cine
+from fl_client.data.cine.source import Cine, grid_of, open_cine
 from fl_client.data.findings import UnreadableError
 from fl_shared.site import CineFiles
 from fl_shared.study import ModalityPlan
@@ -62,14 +62,7 @@ def read_masks(root: Path, named: str, masks_named: str, *, plan: ModalityPlan, 
         walls = annotated
     else:
         native, annotated, walls = _from_contours(files, cine)
-    grid = Grid.of(
-        cine.shape,
-        cine.spacing,
-        frames=plan.frames,
-        slices=plan.slices,
-        size=plan.size,
-        field_of_view=plan.field_of_view,
-    )
+    grid = grid_of(cine, plan)
     labels = np.zeros((plan.frames, len(grid.slices), plan.size, plan.size), dtype=np.uint8)
     drawn, with_walls = np.zeros((2, *labels.shape[:2]), dtype=bool)
     # the nearest phase is written last

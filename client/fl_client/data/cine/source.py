@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.cine.files import is_nifti
+from fl_client.data.cine.grid import Grid
 from fl_client.data.cine.nifti import read_nifti
 from fl_client.data.cine.sequence import MIN_PHASES
 from fl_client.data.cine.stack import read_stack
 from fl_client.data.findings import UnreadableError
 from fl_shared.site import CineFiles
+from fl_shared.study import ModalityPlan
 
 
 class Cine(Protocol):
@@ -54,3 +56,15 @@ def open_cine(root: Path, named: str, mapped: CineFiles) -> Cine:
     if nifti.shape[0] < MIN_PHASES:
         raise UnreadableError("not-cine", f"{named}: {nifti.shape[0]} phase(s), a cine has at least {MIN_PHASES}")
     return nifti
+
+
+def grid_of(cine: Cine, plan: ModalityPlan) -> Grid:
+    """How a cine maps to a study's grid."""
+    return Grid.of(
+        cine.shape,
+        cine.spacing,
+        frames=plan.frames,
+        slices=plan.slices,
+        size=plan.size,
+        field_of_view=plan.field_of_view,
+    )
