@@ -9,7 +9,7 @@ import getpass
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ from fl_client.files import private_dir, write_private
 from fl_shared.audit import AuditLog
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
 from fl_shared.site import Site
-from fl_shared.study import Study, load_study
+from fl_shared.study import PARTS, PhasePlan, Study, load_study
 from fl_shared.toml import Section
 
 _IDENTITY = re.compile(r"[0-9a-f]{64}")
@@ -51,13 +51,17 @@ class _Stored(Section):
 
 
 def approve(site: Site, study_path: Path) -> ApprovalRecord:
-    """Check that the study fits this site, store it, and say what it will do.
+    """Check that the study of a file fits this site, store it, and say what it will do.
 
     Raises:
         ConsiliumError: the study is invalid (10) or does not fit this site (13), all faults at once.
     """
-    study = load_study(study_path)
-    if faults := list(_faults(site, study, str(study_path))):
+    return approve_study(site, load_study(study_path), file=str(study_path))
+
+
+def approve_study(site: Site, study: Study, *, file: str) -> ApprovalRecord:
+    """As `approve`; ``file`` is named in faults."""
+    if faults := list(_faults(site, study, file)):
         message = f"study '{study.name}' cannot be approved at {site.name}: {len(faults)} fault(s)"
         raise ConsiliumError(message, code=ExitCode.NOT_APPROVED, faults=faults)
     plan = study.sites[site.name]
@@ -168,13 +172,26 @@ def _unknown(site: Site, study: Study, file: str) -> Iterator[Fault]:
 
 
 def _leaves(study: Study, role: str) -> tuple[str, ...]:
-    groups = [f"{group} (every round)" for group in study.shared_groups] if role == "train" else []
-    if groups and study.training.encoders == "local" and study.training.final_encoders == "mean":
-        groups.append("encoders, adapters (once, after the last round)")
-    return (*groups, "metrics and curves (aggregates)")
+    phases = study.training.phases
+    told = [f"{_shared(study, phase)} (every round{_of(phase, phases)})" for phase in phases]
+    found = told if role == "train" else []
+    own = [part for part in PARTS if study.is_local(f"{part}.")]
+    own += ["normalisation layers"] if "norms" in study.training.local else []
+    if found and own and study.training.final_encoders == "mean":
+        found.append(f"{', '.join(own)} (once, after the last round)")
+    return (*found, "metrics and curves (aggregates)")
+
+
+def _shared(study: Study, phase: PhasePlan) -> str:
+    return ", ".join(part for part in phase.trains if study.is_shared(f"{part}.")) or "nothing"
+
+
+def _of(phase: PhasePlan, phases: Sequence[PhasePlan]) -> str:
+    return f" of phase '{phase.name}'" if len(phases) > 1 else ""
 
 
 def _notes(site: Site, study: Study) -> Iterator[str]:
+    yield from study.warnings()
     if absent := sorted(set(study.modalities) - set(site.modalities)):
         yield f"modalities not available here, treated as missing: {', '.join(absent)}"
     if study.privacy.mode == "none":

@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+Objective = Literal["supervised", "masked", "segmentation", "contrastive"]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 
 
@@ -226,6 +227,53 @@ def key(context: typer.Context, fmt: FormatOption = Format.TEXT) -> None:
     fingerprint = hashlib.sha256(der).hexdigest()
     body = {"site": context.obj.name, "public_key": str(public), "text": text, "fingerprint": fingerprint}
     emit(body, fmt=fmt, text=lambda console: console.print(f"{public}\n{text}\nSHA-256 {fingerprint}", soft_wrap=True))
+
+
+@app.command()
+def pretrain(
+    context: typer.Context,
+    study: Annotated[Path, typer.Argument(help="Gives modalities, tasks, sizes and privacy.")],
+    modality: Annotated[list[str], typer.Option(help="Whose encoder; repeat for several.")],
+    objective: Annotated[
+        Objective,
+        typer.Option(help="supervised: the tasks; masked: hidden parts of series; contrastive: several modalities."),
+    ] = "supervised",
+    rounds: Annotated[int, typer.Option(min=1, help="Of as many steps as the study's.")] = 10,
+    provenance: Annotated[
+        Literal["public", "disjoint", "local"],
+        typer.Option(help="Of this site's patients: public data, patients that no study trains on, or its own."),
+    ] = "local",
+    out: Annotated[Path, typer.Option(help="One folder a modality is written here.")] = Path("bundles"),
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Pretrain encoders on this site's training patients and write bundles that a study can start from or freeze.
+
+    Under the study's privacy it is paid from this site's ledger (exit code 16 when that forbids it).
+    """
+    from fl_client.pretraining import Pretraining, pretrain
+    from fl_client.runtime import SiteLock
+    from fl_shared.study import load_study
+
+    site: Site = context.obj
+    plan = Pretraining(modalities=tuple(modality), objective=objective, rounds=rounds, provenance=provenance)
+    lock, console = SiteLock(site), Console(stderr=True)
+    lock.acquire()
+    try:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(f"{objective} pretraining", total=rounds)
+            found = pretrain(
+                site, load_study(study), plan, out=out, done=lambda number: bar.update(task, completed=number)
+            )
+    finally:
+        lock.release()
+    body = {name: {"folder": str(folder), "weights_sha256": digest} for name, (folder, digest) in found.items()}
+
+    def show(console: Console) -> None:
+        for name, (folder, digest) in found.items():
+            console.print(f"{name}: {folder}", soft_wrap=True)
+            console.print(f'in study.toml: weights = "{name}", weights_sha256 = "{digest}"', soft_wrap=True)
+
+    emit({"site": site.name, "bundles": body}, fmt=fmt, text=show)
 
 
 def main() -> None:

@@ -9,20 +9,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from fl_shared.audit import AuditLog
+from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
+from fl_shared.metrics.table import fits
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.site import Site
-from fl_shared.study import Study
+from fl_shared.study import Study, TaskPlan
 from fl_shared.wire import Arrays, Code, digest, to_npy
 
 Schema = Mapping[str, tuple[tuple[int, ...], str]]
 """Parameter name -> (shape, dtype), as in ``{"fusion.norm.weight": ((64,), "float32")}``."""
 
 NPY_HEADER = 256  # bytes allowed for the header of one array
-MIN_CELL = 10  # patients with, or without, an event: a smaller number is never told
 MAX_POINTS = 101  # of a curve
 _MODEL = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _MEAN_NOTE = re.compile(r"mean of \d{1,3} of \d{1,3} labels, without (.+)")
@@ -31,8 +33,10 @@ _NOTES = tuple(
     for pattern in (
         r"suppressed: fewer than \d{1,4} patients",
         r"not defined: scores are not finite",
-        r"(not defined|events withheld): fewer than \d{1,2} patients with, or without, the event",
-        r"\d{1,3}% of resamples had a single class and were left out",
+        UNDEFINED,
+        r"(not defined|events withheld): fewer than \d{1,2} patients with(, or without,)? the event",
+        r"events withheld: they would tell a cell of fewer than \d{1,2} patients",
+        rf"\d{{1,3}}% {MANY_LEFT_OUT}",
     )
 )
 
@@ -116,6 +120,7 @@ class Egress:
         """
         for row in rows:
             self._check_row(row, study, min_patients)
+        _check_between(rows, study)
         shown = {(row.task, row.label, row.modalities) for row in rows if row.value is not None}
         for curve in curves:
             self._check_place(curve, study)
@@ -136,7 +141,7 @@ class Egress:
         task = study.tasks.get(part.task)
         if part.site != self._site.name:
             raise EgressRefusedError("results of another site")
-        if task is None or part.label not in {*task.names, "macro"}:
+        if task is None or part.label not in {*task.told, "macro"}:
             raise EgressRefusedError("a task or label outside the study")
         named = set(part.modalities.split("+"))
         if part.modalities not in {"all", "headline"} and not named <= study.modalities.keys():
@@ -147,13 +152,39 @@ class Egress:
         if row.role != study.sites[self._site.name].role or not _MODEL.fullmatch(row.model):
             raise EgressRefusedError("a row with a wrong role or model name")
         numbers = [number for number in (row.value, row.ci_low, row.ci_high) if number is not None]
-        _check_unit(*numbers)
+        if not fits(row.metric, study.tasks[row.task].type, numbers):
+            raise EgressRefusedError("a metric of another type of task, or a value outside its range")
         if (row.n is None and (numbers or row.events is not None)) or (row.n is not None and row.n < min_patients):
             raise EgressRefusedError(f"a cohort below {min_patients} patients", Code.TOO_FEW)
         if row.events is not None and row.n is not None and not MIN_CELL <= row.events <= row.n - MIN_CELL:
             raise EgressRefusedError(f"a cell below {MIN_CELL} patients", Code.TOO_FEW)
         if row.note and not all(_is_note(part, study, row.task) for part in row.note.split("; ")):
             raise EgressRefusedError("a note that is not in the list")
+
+
+def _check_between(rows: Sequence[EvaluationRow], study: Study) -> None:
+    """Numbers of events tell by subtraction what lies between them: of no cell below `MIN_CELL` either."""
+    told: dict[tuple[str, str, str], dict[str, EvaluationRow]] = {}
+    for row in rows:
+        if row.events is not None:
+            labels = told.setdefault((row.task, row.modalities, row.model), {})
+            if labels.setdefault(row.label, row).events != row.events:
+                raise EgressRefusedError("two numbers of events of one label", Code.TOO_FEW)
+    for (task, _, _), labels in told.items():
+        counts = {label: row.events or 0 for label, row in labels.items()}
+        if any(cell < MIN_CELL for cell in _between(study.tasks[task], counts, min(r.n or 0 for r in labels.values()))):
+            raise EgressRefusedError(f"a cell below {MIN_CELL} patients by subtraction", Code.TOO_FEW)
+
+
+def _between(plan: TaskPlan, events: Mapping[str, int], n: int) -> list[int]:
+    """Cells that the numbers of events tell besides themselves."""
+    if plan.type == "survival":  # by two days: those in between
+        days = dict(zip(plan.told, (plan.horizon, *plan.told_at), strict=True))
+        by_day = sorted({(days[label], count) for label, count in events.items()})
+        return [later[1] - earlier[1] for earlier, later in pairwise(by_day)]
+    if plan.type == "competing" or (plan.type == "multiclass" and events.keys() < set(plan.told)):
+        return [n - sum(events.values())]  # they exclude one another: the others
+    return []
 
 
 def _check_unit(*values: float) -> None:
@@ -164,5 +195,5 @@ def _check_unit(*values: float) -> None:
 def _is_note(text: str, study: Study, task: str) -> bool:
     """Whether a note is one of the known sentences; a mean may name labels of its task."""
     if mean := _MEAN_NOTE.fullmatch(text):
-        return set(mean[1].split(", ")) <= set(study.tasks[task].names)
+        return set(mean[1].split(", ")) <= set(study.tasks[task].told)
     return any(pattern.fullmatch(text) for pattern in _NOTES)

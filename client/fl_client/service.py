@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from fl_client.metrics import SiteMetrics
 from fl_client.outbox import Evaluation, Outbox
 from fl_client.payment import Payments
 from fl_shared.site import Site
-from fl_shared.study import PARTS, Study
+from fl_shared.study import Study
 from fl_shared.wire import Arrays, Code, Reply, Request, digest
 
 if TYPE_CHECKING:
@@ -110,10 +110,10 @@ class SiteService:
     def _train(self, request: Request, study: Study, arrays: Mapping[str, bytes], deadline: float) -> Answer:
         if not 1 <= request.round <= study.training.rounds:
             raise RefusedError(Code.BAD_REQUEST)
-        schema = self._schema(study, study.shared_groups)
-        base = _received(request, arrays, schema)
+        base = _received(request, arrays, self._schema(study, study.is_shared))
         if request.initial != self._pool.initial_digest(study):
             raise RefusedError(Code.INITIAL_DIFFERS)
+        schema = self._schema(study, lambda name: study.releases(name, request.round))
         update = self._earlier_update(request, study)
         if update is None:
             with self.metrics.fit_seconds.time():
@@ -150,12 +150,11 @@ class SiteService:
 
     def _encoders(self, request: Request, study: Study, deadline: float) -> Answer:
         """The local encoders: one approved release, after a last round in which this site took part."""
-        plan = study.training
-        if plan.encoders != "local" or plan.final_encoders != "mean" or request.round != plan.rounds:
+        plan, schema = study.training, self._schema(study, study.is_local)
+        if not schema or plan.final_encoders != "mean" or request.round != plan.rounds:
             raise RefusedError(Code.EGRESS)
         if not self._outbox.has_round(study, plan.rounds):
             raise RefusedError(Code.EGRESS)
-        schema = self._schema(study, ("encoders", "adapters"))
         arrays = self._outbox.encoders(study)
         if arrays is None:
             arrays = self._pool.encoders(study, deadline=_left(deadline))
@@ -165,10 +164,10 @@ class SiteService:
 
     def _evaluate(self, request: Request, study: Study, arrays: Mapping[str, bytes], deadline: float) -> Answer:
         """Judge a model on this site's patients: once a model, and no more models than a study needs."""
-        whole = study.training.encoders == "local" and any(
-            name.startswith(("encoders.", "adapters.")) for name in arrays
+        whole = any(study.is_local(name) for name in arrays)
+        model = _received(
+            request, arrays, self._schema(study, lambda name: study.is_shared(name) or (whole and study.is_local(name)))
         )
-        model = _received(request, arrays, self._schema(study, PARTS if whole else study.shared_groups))
         if request.initial and request.initial != self._pool.initial_digest(study):
             raise RefusedError(Code.INITIAL_DIFFERS)
         found = self._outbox.evaluation(study, request.base)
@@ -197,9 +196,9 @@ class SiteService:
             byte_budget=schema_bytes(schema),
         )
 
-    def _schema(self, study: Study, groups: tuple[str, ...]) -> Schema:
-        """The part of the model's schema that belongs to the parameter groups."""
-        return {name: spec for name, spec in self._pool.schema(study).items() if name.split(".", 1)[0] in groups}
+    def _schema(self, study: Study, chosen: Callable[[str], bool]) -> Schema:
+        """The part of the model's schema whose names are chosen."""
+        return {name: spec for name, spec in self._pool.schema(study).items() if chosen(name)}
 
     def _reply(self, study: Study | None) -> Reply:
         plan = study.sites[self.site.name] if study else None

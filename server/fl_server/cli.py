@@ -172,6 +172,16 @@ def report(
     _show(results, folder, fmt)
 
 
+@app.command()
+def systems(fmt: FormatOption = Format.TEXT) -> None:
+    """What a study can name: systems, encoders, fusions and heads, with sizes, sources and abilities."""
+    from fl_server.systems_table import show
+    from fl_shared.models.catalogue import catalogue
+
+    found = catalogue()
+    emit(found, fmt=fmt, text=lambda console: show(found, console))
+
+
 def _directories(options: list[str] | None) -> dict[str, Path]:
     pairs = [option.partition("=") for option in options or []]
     if wrong := [name for name, _, where in pairs if not where]:

@@ -44,9 +44,8 @@ class Life:
         )
 
     def shared(self, model: Arrays) -> Arrays:
-        """The parameters of the groups that travel every round, in name order."""
-        groups = self.study.shared_groups
-        return {name: model[name] for name in sorted(model) if name.split(".", 1)[0] in groups}
+        """The arrays that travel every round, in name order."""
+        return {name: model[name] for name in sorted(model) if self.study.is_shared(name)}
 
 
 @dataclass(frozen=True, kw_only=True)

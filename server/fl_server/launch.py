@@ -50,10 +50,9 @@ def _write_initial(study: Study, path: Path, weights: Mapping[str, Path]) -> Non
     from safetensors.numpy import save  # here, with torch: the ServerApp process needs neither
 
     from fl_shared.models.build import build_model, select
-    from fl_shared.study import PARTS
 
     part = path.with_suffix(".tmp")
-    part.write_bytes(save(select(build_model(study, weights=weights), PARTS)))
+    part.write_bytes(save(select(build_model(study, weights=weights))))
     part.replace(path)
 
 

@@ -100,13 +100,14 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
     """One round; None when sites whose privacy budget is spent keep it from its quorum (a clean end)."""
     study, number, began = life.study, last.manifest.round + 1, time.monotonic()
     base = life.shared(last.model)
+    changing = {name: array for name, array in base.items() if study.releases(name, number)}
     answers = ask(
         life,
         "train",
         study.train_sites,
         base,
         round_number=number,
-        check=lambda site, _, update: validate(update, base=base, study=study, site=site),
+        check=lambda site, _, update: validate(update, base=changing, study=study, site=site),
     )
     if len(answers.accepted) < study.rounds.quorum:
         seconds = time.monotonic() - began
@@ -120,13 +121,16 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
         raise _missed(life, f"Round {number}", answers, needed=study.rounds.quorum)
     life.log(Event(kind="phase", status="aggregate", round=number))
     updates = {site: update for site, (_, update) in answers.accepted.items()}
-    model, state = aggregate(study=study, round_number=number, base=base, updates=updates, state=last.state)
+    same = study.phase(number) == study.phase(number - 1)
+    changed, state = aggregate(
+        study=study, round_number=number, base=changing, updates=updates, state=last.state if same else {}
+    )
     life.log(Event(kind="phase", status="commit", round=number))
     seconds = time.monotonic() - began
     committed = life.run.commit(
         previous=last,
         study=life.identity,
-        model=model,
+        model={**base, **changed},
         state=state,
         sites=answers.outcomes,
         seconds=seconds,
@@ -145,9 +149,10 @@ def _final(life: Life, last: Snapshot) -> Snapshot:
     if (found := life.run.load_final(last=last)) is not None:
         return found
     study, shared = life.study, life.shared(last.model)
-    local = {name: array for name, array in life.initial.items() if name not in shared}
-    if not (runs.releases_encoders(study) and local and last.manifest.round == study.training.rounds):
-        return life.run.commit_final(last=last, model={**local, **shared}, sites={}, epsilon=last.manifest.epsilon)
+    local = {name: array for name, array in life.initial.items() if study.is_local(name)}
+    if not (runs.releases_local(study) and local and last.manifest.round == study.training.rounds):
+        whole = {**life.initial, **shared}
+        return life.run.commit_final(last=last, model=whole, sites={}, epsilon=last.manifest.epsilon)
     number = last.manifest.round
     answers = ask(
         life,
@@ -162,13 +167,15 @@ def _final(life: Life, last: Snapshot) -> Snapshot:
     updates = {site: update for site, (_, update) in answers.accepted.items()}
     mean = weighted_mean(study=study, base=local, updates=updates)
     epsilon = runs.highest(last.manifest.epsilon, answers.epsilon)
-    return life.run.commit_final(last=last, model={**mean, **shared}, sites=answers.outcomes, epsilon=epsilon)
+    whole = {**life.initial, **mean, **shared}
+    return life.run.commit_final(last=last, model=whole, sites=answers.outcomes, epsilon=epsilon)
 
 
 def _judge_model(life: Life, final: Snapshot) -> runs.Judgement:
     """Every site, internal and external, judges the same arrays: shared groups, and the mean encoders if there are."""
     study = life.study
-    arrays = final.model if runs.holds_mean_encoders(final) else life.shared(final.model)
+    whole = runs.holds_mean_encoders(final)
+    arrays = {n: a for n, a in final.model.items() if study.is_shared(n) or (whole and study.is_local(n))}
     answers = ask(
         life,
         "evaluate",

@@ -21,9 +21,9 @@ class Judgement:
     epsilon: Mapping[str, float]
 
 
-def releases_encoders(study: Study) -> bool:
-    """Whether the study plans to release the mean of the sites' local encoders once, after its last round."""
-    return study.training.encoders == "local" and study.training.final_encoders == "mean"
+def releases_local(study: Study) -> bool:
+    """Whether the study plans to release the mean of what each site has of its own once, after its last round."""
+    return study.keeps_local and study.training.final_encoders == "mean"
 
 
 def holds_mean_encoders(final: Snapshot) -> bool:
@@ -57,8 +57,9 @@ def assemble(
             hash=final.manifest.study,
             system=study.model.system,
             synthetic=study.synthetic,
-            tasks={name: task.names for name, task in study.tasks.items()},
-            headline={name: task.headline or task.names for name, task in study.tasks.items()},
+            tasks={name: task.told for name, task in study.tasks.items()},
+            types={name: task.type for name, task in study.tasks.items()},
+            headline={name: task.headline or task.told for name, task in study.tasks.items()},
             modalities=tuple(study.modalities),
             leaky=tuple(name for name, modality in study.modalities.items() if modality.leaky),
             package=version("consilium"),
@@ -83,6 +84,7 @@ def assemble(
 def _notes(
     study: Study, history: Sequence[RoundResult], last: Snapshot, final: Snapshot, judged: Judgement
 ) -> Iterator[str]:
+    yield from study.warnings()
     if (trained := last.manifest.round) < study.training.rounds:
         stop = next(result for result in reversed(history) if result.outcome == "failed")
         spent = [site for site, outcome in stop.sites.items() if outcome.reason == Code.BUDGET]

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from fl_shared.metrics.table import fits
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Reply
@@ -92,10 +93,9 @@ def validate_evaluation(reply: Reply, arrays: Arrays, *, study: Study, site: str
 
 
 def _row_fits(row: EvaluationRow, study: Study) -> bool:
-    numbers = (row.value, row.ci_low, row.ci_high)
     return (
         _fits(row, study)
-        and all(number is None or 0.0 <= number <= 1.0 for number in numbers)
+        and fits(row.metric, study.tasks[row.task].type, (row.value, row.ci_low, row.ci_high))
         and all(len(text) <= MAX_TEXT and text.isprintable() for text in (row.note, row.model))
     )
 
@@ -103,7 +103,7 @@ def _row_fits(row: EvaluationRow, study: Study) -> bool:
 def _fits(part: EvaluationRow | Curve, study: Study) -> bool:
     """Whether the part names a task, a label and modalities of the study."""
     plan = study.tasks.get(part.task)
-    if plan is None or part.label not in {*plan.names, "macro"}:
+    if plan is None or part.label not in {*plan.told, "macro"}:
         return False
     return part.modalities in {"all", "headline"} or set(part.modalities.split("+")) <= study.modalities.keys()
 

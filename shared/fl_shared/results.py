@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from fl_shared.metrics.table import MetricName
+from fl_shared.study import TaskType
 from fl_shared.toml import Section
 
 
@@ -16,7 +18,8 @@ class StudyResult(Section):
     hash: str
     system: str
     synthetic: bool
-    tasks: dict[str, tuple[str, ...]]
+    tasks: dict[str, tuple[str, ...]] = Field(description="task -> labels under which results are told")
+    types: dict[str, TaskType]
     headline: dict[str, tuple[str, ...]]
     modalities: tuple[str, ...]
     leaky: tuple[str, ...]
@@ -62,10 +65,12 @@ class EvaluationRow(Section):
     site: str
     role: Literal["train", "external"]
     task: str
-    label: str = Field(description="'' for a binary task; 'macro' for the mean over the headline labels")
+    label: str = Field(
+        description="a label, '' where a task has none; '90d': by that day; 'macro': mean over the headline labels"
+    )
     modalities: str = Field(description="'all', 'headline' (all but leaky) or the names joined by '+'")
     model: str
-    metric: Literal["auroc", "auprc", "brier"]
+    metric: MetricName
     value: float | None
     ci_low: float | None
     ci_high: float | None

@@ -6,11 +6,12 @@ the required columns are ``patient_id``, ``sample_id`` and ``index_time``.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from fl_shared import toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
@@ -128,17 +129,34 @@ Modality = Annotated[
 
 
 class TaskMap(Section):
-    """Columns that hold a task's labels.
+    """Columns that hold a task's labels, or what the numbers in its masks mean.
 
     binary: ``value``; multilabel: one column a label; multiclass: ``value``, codes to label names; regression:
-    ``value`` and its unit; survival: ``time`` since the index time, its unit, and ``event`` (1: it happened).
+    ``value`` and its unit; survival: ``time`` since the index time, its unit, and ``event`` (1: it happened);
+    competing: ``time``, its unit, and ``cause``, codes to label names, where ``none`` or an empty cell is censored.
+    segmentation: no columns, the masks are those of the cine (``mask_column``); ``classes`` names their numbers, number
+    k is label k without it, and what is not named is background.
     """
 
     type: TaskType | None = Field(default=None, description="found from the columns when absent")
-    columns: dict[str, str] = Field(min_length=1, description="label (or value, time, event) -> column")
+    columns: dict[str, str] = Field(default={}, description="label (or value, time, event, cause) -> column")
     codes: dict[str, Literal[0, 1]] = Field(default={"0": 0, "1": 1}, description="code -> 0 or 1")
-    classes: dict[str, str] = Field(default={}, description="code -> label of a multiclass task; itself when absent")
+    classes: dict[str, str] = Field(
+        default={}, description="code (or number in the masks) -> label of a task with classes; itself when absent"
+    )
     unit: str | None = Field(default=None, description="UCUM unit of times (d, wk, mo, a, h) or of the value")
+
+    @model_validator(mode="after")
+    def _columns_or_masks(self) -> Self:
+        if self.type != "segmentation":
+            if not self.columns:
+                raise ValueError("a task needs 'columns'. Name at least one.")
+            return self
+        if self.columns:
+            raise ValueError("a segmentation has no 'columns': its masks are the cine's mask_column. Remove them.")
+        if odd := [code for code in self.classes if not re.fullmatch(r"[1-9]\d{0,2}", code) or int(code) > 255]:
+            raise ValueError(f"'classes' names {odd}: numbers in masks are whole, from 1 to 255. Correct them.")
+        return self
 
 
 class SitePrivacy(Section):

@@ -8,167 +8,57 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fl_shared import concepts, toml
-from fl_shared.errors import ExitCode
+from fl_shared.errors import ExitCode, nearest
+from fl_shared.models.systems import SYSTEMS, resolved
+from fl_shared.plans import (
+    PARTS,
+    EvaluationPlan,
+    Kind,
+    ModalityPlan,
+    ModelPlan,
+    Part,
+    PhasePlan,
+    PrivacyPlan,
+    Provenance,
+    RoundsPlan,
+    SitePlan,
+    TrainingPlan,
+)
+from fl_shared.task import TIMED, TaskPlan, TaskType
 from fl_shared.toml import Name, Section
 
-SCHEMA = 1
-Kind = Literal["cine", "image", "waveform", "events", "table", "text", "embedding"]
-TaskType = Literal["binary", "multilabel", "multiclass", "regression", "survival"]
-PARTS = ("encoders", "adapters", "fusion", "heads")
+__all__ = [
+    "PARTS",
+    "TIMED",
+    "EvaluationPlan",
+    "Kind",
+    "ModalityPlan",
+    "ModelPlan",
+    "Part",
+    "PhasePlan",
+    "PrivacyPlan",
+    "Provenance",
+    "RoundsPlan",
+    "SitePlan",
+    "Study",
+    "TaskPlan",
+    "TaskType",
+    "TrainingPlan",
+    "in_stack",
+    "is_held_out",
+    "load_study",
+]
 
-
-class SitePlan(Section):
-    """A hospital's part: its role and its declared number of patients (never the true count: that would leak)."""
-
-    role: Literal["train", "external"]
-    patients: int = Field(default=0, ge=0, description="declared training patients: weight, cap and sampling rate")
-
-
-class TaskPlan(Section):
-    """An outcome to predict."""
-
-    type: TaskType
-    labels: tuple[str, ...] = ()
-    headline: tuple[str, ...] = Field(default=(), description="labels of the headline mean; all when empty")
-
-    @model_validator(mode="after")
-    def _labels_fit_type(self) -> Self:
-        several = self.type in ("multilabel", "multiclass")
-        if several and len(self.labels) < 2:
-            raise ValueError(f"a {self.type} task needs at least two labels. List them in 'labels'.")
-        if not several and self.labels:
-            raise ValueError(f"a {self.type} task has no labels. Remove 'labels' or use type = 'multilabel'.")
-        if unknown := set(self.headline) - set(self.labels):
-            raise ValueError(f"headline names unknown labels {sorted(unknown)}. Use names from 'labels'.")
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Columns of the target: labels; ``time`` (days) and ``event``; otherwise the single ``""``.
-
-        The target of a multiclass task is one column that holds the number of its label.
-        """
-        if self.type == "survival":
-            return ("time", "event")
-        return self.labels if self.type == "multilabel" else ("",)
-
-
-class ModalityPlan(Section):
-    """An input: its kind, the encoder that reads it and its fixed grid."""
-
-    kind: Kind
-    encoder: Name | None = Field(default=None, description="registry name; the kind's default when absent")
-    leaky: bool = Field(default=False, description="states the diagnosis: kept out of headline results")
-    dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="share of training rows that hide it; model.modality_dropout when absent"
-    )
-    leads: tuple[str, ...] = ()
-    rate: float | None = Field(default=None, gt=0, le=1000, description="Hz after resampling")
-    seconds: float | None = Field(default=None, gt=0, le=60)
-    fields: tuple[Name, ...] = Field(default=(), description="concepts of a table or of events, in order")
-    hours: float | None = Field(default=None, gt=0, le=24 * 366 * 10, description="events: length of the window")
-    bins: int = Field(default=48, ge=1, le=4096, description="events: equal parts of the window")
-    gap_hours: float = Field(default=0.0, ge=0, description="events: hours between the window's end and the index time")
-    frames: int = Field(default=16, ge=2, le=128, description="cine: phases of one heart beat")
-    slices: int = Field(default=1, ge=1, le=32, description="cine: slices from base to apex, evenly spread")
-    size: int = Field(default=64, ge=16, le=1024, description="cine, image: pixels in height and width")
-    field_of_view: float | None = Field(
-        default=None, gt=0, le=1000, description="mm about the centre (cine, image); the whole image when absent"
-    )
-    features: int | None = Field(default=None, ge=1, le=65536, description="embedding: length of a vector")
-    vectors: int = Field(default=1, ge=1, le=4096, description="embedding: most vectors a sample")
-    max_tokens: int = Field(default=256, ge=8, le=8192, description="text: of a whole note")
-    window: int = Field(default=512, ge=8, le=512, description="text: tokens that attend to one another")
-    weights: str | None = Field(default=None, description="name of a local pretrained directory (site.toml [weights])")
-    weights_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-
-    @model_validator(mode="after")
-    def _kind_has_its_keys(self) -> Self:
-        if self.kind == "waveform" and not (self.leads and self.rate and self.seconds):
-            raise ValueError("a waveform needs 'leads', 'rate' (Hz) and 'seconds'. Add them.")
-        if self.kind in ("table", "events") and not self.fields:
-            raise ValueError(f"kind '{self.kind}' needs 'fields'. List the concepts, e.g. fields = ['age', 'sex'].")
-        if self.kind == "events" and self.hours is None:
-            raise ValueError("events need 'hours', the length of their window. Add e.g. hours = 48.0.")
-        if self.kind == "embedding" and self.features is None:
-            raise ValueError("an embedding needs 'features', the length of its vectors. Add it.")
-        if (self.weights is None) != (self.weights_sha256 is None):
-            raise ValueError("'weights' and 'weights_sha256' belong together. Give both or neither.")
-        return self
-
-
-class ModelPlan(Section):
-    """The system and its sizes."""
-
-    system: Name = "attention"
-    width: int = Field(default=64, ge=8, le=1024, description="d of tokens and pooled vectors")
-    depth: int = Field(default=1, ge=1, le=12, description="fusion layers")
-    heads: int = Field(default=4, ge=1, le=32)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    modality_dropout: float = Field(default=0.2, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}. Change one.")
-        return self
-
-
-class TrainingPlan(Section):
-    """How a site trains within a round and what it shares."""
-
-    rounds: int = Field(ge=1, le=10_000)
-    steps: int = Field(ge=1, le=100_000, description="optimiser steps a site and round")
-    batch: int = Field(ge=1, le=100_000, description="expected patients a step")
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0, le=10)
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    encoders: Literal["frozen", "local", "shared"] = "local"
-    final_encoders: Literal["mean", "initial"] = Field(
-        default="mean", description="what external sites run when encoders are local"
-    )
-    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg"] = "fedavg"
-
-
-class PrivacyPlan(Section):
-    """What the releases of a site promise to one patient; ``none`` must be written out."""
-
-    mode: Literal["patient", "none"]
-    epsilon: float | None = Field(default=None, gt=0, le=100)
-    delta: float = Field(default=1e-5, gt=0, lt=1e-2)
-    clip: float = Field(default=1.0, gt=0, le=1e4, description="L2 bound of one patient's gradient")
-
-    @model_validator(mode="after")
-    def _patient_needs_epsilon(self) -> Self:
-        if self.mode == "patient" and self.epsilon is None:
-            raise ValueError("mode 'patient' needs 'epsilon'. Add e.g. epsilon = 8.0.")
-        if self.mode == "none" and self.epsilon is not None:
-            raise ValueError("mode 'none' has no epsilon. Remove 'epsilon' or set mode = 'patient'.")
-        return self
-
-
-class RoundsPlan(Section):
-    """When a round counts."""
-
-    quorum: int = Field(ge=1, description="training sites whose updates must be accepted")
-    deadline: float = Field(default=600.0, gt=0, description="seconds a phase waits for replies")
-    max_norm: float = Field(default=1e3, gt=0, description="L2 bound of an accepted update (difference to the base)")
-
-
-class EvaluationPlan(Section):
-    """What is held out and how it is judged."""
-
-    holdout: float = Field(default=0.2, gt=0, lt=1, description="share of patients never trained on")
-    salt: str = Field(min_length=8, description="fixes the held-out patients")
-    bootstrap: int = Field(default=1000, ge=100, le=100_000)
-    min_patients: int = Field(default=10, ge=2, description="smaller cohorts release no metric")
+STACK_SHARE = 0.2
+NORM = re.compile(r"(^|\.)[a-z_]*norm\d*\.", re.IGNORECASE)  # so every normalisation layer is named (tested)
 
 
 class Study(Section):
@@ -187,6 +77,11 @@ class Study(Section):
     rounds: RoundsPlan
     evaluation: EvaluationPlan
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_by_the_system(cls, data: Any) -> Any:
+        return resolved(data)
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if not self.train_sites:
@@ -197,11 +92,34 @@ class Study(Section):
             )
         if undeclared := [n for n in self.train_sites if self.sites[n].patients == 0]:
             raise ValueError(f"training sites {undeclared} declare no patients. Add 'patients = N' to each.")
-        if self.privacy.mode == "patient" and self.training.strategy == "fedmedian":
-            raise ValueError(
-                "fedmedian is not the mean that the privacy accounting assumes. Use fedavg, or privacy mode 'none'."
-            )
+        if self.privacy.mode == "patient" and (reason := self._not_private()):
+            raise ValueError(f"{reason}. Change this, or use privacy mode 'none'.")
+        for name, task in self.tasks.items():
+            if task.modality is not None and getattr(self.modalities.get(task.modality), "kind", "") != "cine":
+                raise ValueError(f"tasks.{name}.modality '{task.modality}' is no cine modality. Name one.")
+            if not any(self._trains(f"heads.{name}", phase) for phase in self.training.phases) and task.modality:
+                raise ValueError(
+                    f"no phase of system '{self.model.system}' trains the segmentation '{name}'. Remove it."
+                )
+        system = SYSTEMS[self.model.system]
+        if self.model.fusion not in system.fusions:
+            mend = nearest(self.model.fusion, system.fusions)
+            raise ValueError(f"system '{system.name}' has no fusion '{self.model.fusion}'. {mend}")
         return self
+
+    def _not_private(self) -> str:
+        """Why the study cannot be trained with patient-level privacy, as far as the plan alone tells."""
+        if self.training.strategy == "fedmedian":
+            return "fedmedian is not the mean that the privacy accounting assumes"
+        if self.training.finetune:
+            return "fine-tuning after the last round is not noised, and its metrics would be released"
+        for name, plan in self.modalities.items():
+            if plan.weights is not None and plan.provenance in (None, "local"):
+                how = "pretrained locally without privacy" if plan.provenance else "pretrained without a provenance"
+                return f"encoders.{name}: {how}, so that releases would depend on training patients unprotected"
+        if cox := [name for name, task in self.tasks.items() if task.head == "survival_cox"]:
+            return f"the Cox loss of task '{cox[0]}' couples patients (survival_model 'hazard' and 'weibull' do not)"
+        return SYSTEMS[self.model.system].refuses(self)
 
     @property
     def train_sites(self) -> tuple[str, ...]:
@@ -213,13 +131,54 @@ class Study(Section):
         """Names of the sites that only judge (sorted)."""
         return tuple(sorted(n for n, s in self.sites.items() if s.role == "external"))
 
-    @property
-    def shared_groups(self) -> tuple[str, ...]:
-        """Prefixes of the parameter groups that leave a site every round."""
-        if self.training.encoders == "shared":
-            return PARTS
+    def phase(self, round: int) -> PhasePlan:
+        """The phase of a round (from 1); after the last round, the last phase."""
+        for phase in self.training.phases:
+            if round <= phase.rounds:
+                return phase
+            round -= phase.rounds
+        return self.training.phases[-1]
+
+    def is_shared(self, name: str) -> bool:
+        """Whether an array of the model (``encoders.ecg.conv.weight``) belongs to all sites, not to each its own."""
+        if ".lora_" in name:
+            return self.training.encoders in ("shared", "adapters")
+        part = name.partition(".")[0]
+        if part in self.training.local or ("norms" in self.training.local and NORM.search(name)):
+            return False
+        if part == "encoders":
+            return self.training.encoders == "shared"
         # over frozen encoders the adapters are all that could drift apart between sites
-        return ("adapters", "fusion", "heads") if self.training.encoders == "frozen" else ("fusion", "heads")
+        return part != "adapters" or self.training.encoders != "local"
+
+    def is_local(self, name: str) -> bool:
+        """Whether each training site has its own of this array: trained, but not shared."""
+        return not self.is_shared(name) and any(self._trains(name, phase) for phase in self.training.phases)
+
+    def trains(self, name: str, round: int) -> bool:
+        """Whether a round changes an array of the model (a buffer, where a phase fills one)."""
+        return self._trains(name, self.phase(round))
+
+    def _trains(self, name: str, phase: PhasePlan) -> bool:
+        frozen = self.training.encoders == "frozen" or (self.training.encoders == "adapters" and ".lora_" not in name)
+        if frozen and name.startswith("encoders."):
+            return False
+        return any(name == part or name.startswith(f"{part}.") for part in phase.trains)
+
+    def releases(self, name: str, round: int) -> bool:
+        """Whether a site's answer to a round holds an array of the model."""
+        return self.is_shared(name) and self.trains(name, round)
+
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and seldom wise."""
+        start = [name for name, plan in self.modalities.items() if plan.weights is None]
+        if self.training.encoders == "shared" or not start:
+            return ()
+        kept = "drift apart between sites" if self.training.encoders == "local" else "stay as they were drawn"
+        return (
+            f"encoders of {', '.join(start)} start at random and {kept}, while only the fusion is shared: "
+            "start from pretrained bundles (fl-client pretrain), or share the encoders.",
+        )
 
     def sampling_rate(self, site: str) -> float:
         """Poisson rate q of a site: expected patients a step over declared patients."""
@@ -232,6 +191,16 @@ class Study(Section):
         return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @property
+    def keeps_local(self) -> bool:
+        """Whether training sites have parameters of their own that change."""
+        return self.training.encoders == "local" or bool(self.training.local)
+
+    @property
+    def is_personal(self) -> bool:
+        """Whether each training site ends with a model of its own besides the common one."""
+        return bool(self.training.local or self.training.finetune)
+
+    @property
     def identity(self) -> str:
         """SHA-256 of `canonical`: what a site approves."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
@@ -242,7 +211,17 @@ def load_study(path: Path) -> Study:
     return toml.load(path, Study, code=ExitCode.STUDY)
 
 
+def in_stack(patient_id: str, *, site: str, plan: EvaluationPlan) -> bool:
+    """Whether a training patient belongs to the fifth that a phase with patients = 'stack' trains on."""
+    return _drawn(f"{plan.salt}\0stack", site, patient_id) < STACK_SHARE
+
+
 def is_held_out(patient_id: str, *, site: str, plan: EvaluationPlan) -> bool:
     """Whether a patient is never trained on: a salted hash, so that it cannot depend on any outcome."""
-    digest = hashlib.sha256(f"{plan.salt}\0{site}\0{patient_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < plan.holdout * 2**64
+    return _drawn(plan.salt, site, patient_id) < plan.holdout
+
+
+def _drawn(salt: str, site: str, patient_id: str) -> float:
+    """Uniform in [0, 1)."""
+    digest = hashlib.sha256(f"{salt}\0{site}\0{patient_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

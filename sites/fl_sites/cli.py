@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fl_shared.commands import Format, emit, run
+from fl_shared.models.systems import SYSTEMS
 from fl_sites.importers import mimic_iv
 from fl_sites.importers.catalogue import IMPORTERS, Importer
 from fl_sites.importers.imported import Imported
@@ -88,15 +89,19 @@ def synthesize(
     ],
     patients: Annotated[int, typer.Option("--patients", min=1, help="Patients at each site.")],
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**31 - 1, help="The same seed gives the same files.")] = 0,
+    system: Annotated[
+        str, typer.Option("--system", help=f"Of the study, with its paper's tasks: {', '.join(SYSTEMS)}.")
+    ] = "attention",
     fmt: Output = Format.TEXT,
 ) -> None:
     """Draw a synthetic cohort of all modalities: cine, ECG, tables, series, notes and prescriptions of known risk.
 
     Cine for a share of the patients only, as in a hospital; 4 sites of 150 patients take half a minute. The true risks
-    and the best reachable AUROC are written to OUT/truth, never into a site folder.
+    and the best reachable AUROC are written to OUT/truth, never into a site folder. The sites are the same whatever
+    --system is; the study is of its modalities and tasks.
     """
     names = [name.strip() for name in sites.split(",")]
-    done = synthesize_cohort(out, sites=names, patients=patients, seed=seed)
+    done = synthesize_cohort(out, sites=names, patients=patients, seed=seed, system=system)
     notes = [f"True risks and oracle AUROC: {done.truth}"]
     emit(
         _plain(asdict(done)),

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fl_shared.study import EvaluationPlan, SitePlan, is_held_out
+from fl_shared.models.systems import opened
+from fl_shared.study import EvaluationPlan, SitePlan, Study, is_held_out
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -19,12 +20,16 @@ LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V
 def write_model(path: Path, model: BaseModel, *, header: str) -> None:
     """Write the keys that were set on ``model`` as TOML; reading the file gives an equal model.
 
+    Of a study, what its system would fill in is left open.
+
     Args:
         path: the file, replaced when it exists.
         model: a `Study` or a `Site` (any model of scalars, lists of scalars and tables).
         header: lines of comment at the top.
     """
     body = model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    if isinstance(model, Study):
+        body = opened(body)
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
     path.write_text(f"{comment}\n{dumps(body)}", encoding="utf-8")
 

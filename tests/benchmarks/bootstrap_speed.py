@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from fl_shared.metrics.bootstrap import bootstrap, patient_weights
+from fl_shared.metrics.outcomes import Risks
 
 RESAMPLES = 1000
 LOOPED = 100  # resamples of the loop; its time is scaled up
@@ -21,7 +22,8 @@ def main() -> None:
         targets = (rng.random((n, 1)) < 0.2).astype(float)
         scores = np.round(1 / (1 + np.exp(-(targets + rng.normal(size=(n, 1))))), 3)
         start = time.perf_counter()
-        found = bootstrap(scores, targets, np.ones((n, 1), bool), np.arange(n), resamples=RESAMPLES, seed=0)
+        measure = Risks.of(scores[:, 0], targets[:, 0], np.arange(n), cohort=n)
+        (found,) = bootstrap([measure], cohort=n, samples=n, resamples=RESAMPLES, seed=0)
         ours = time.perf_counter() - start
         weights = next(patient_weights(n, resamples=RESAMPLES, seed=0, rows=LOOPED))
         start = time.perf_counter()
@@ -31,7 +33,7 @@ def main() -> None:
         ]
         loop = (time.perf_counter() - start) * RESAMPLES / LOOPED
         difference = max(
-            float(np.abs(found[name][:LOOPED, 0] - values).max())
+            float(np.abs(found[name][:LOOPED] - values).max())
             for name, values in zip(("auroc", "auprc", "brier"), looped, strict=True)
         )
         print(f"{n:>8} {ours:>8.2f} {loop:>8.1f} {loop / ours:>6.0f}x {difference:>11.1e}")

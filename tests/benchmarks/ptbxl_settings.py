@@ -78,7 +78,7 @@ def run(study: Study, sites: Path, scratch: Path, *, judges: Sequence[str] = ("s
     """Train on sites 0-2; the mean over the judging sites of each input's macro AUROC."""
     trainers = {name: make(study, sites, scratch, name) for name in study.train_sites}
     state: dict[str, object] = {}
-    shared = select(build_model(study), study.shared_groups)
+    shared = select(build_model(study), study.is_shared)
     for number in range(1, study.training.rounds + 1):
         updates = {n: t.train(round=number, base=shared, sigma=sigma(study, n)) for n, t in trainers.items()}
         shared, state = aggregate(study=study, round_number=number, base=shared, updates=updates, state=state)

@@ -18,8 +18,7 @@ def test_approve_store_list_revoke(make_site, write_study) -> None:
     assert (record.identity, record.role, record.patients, record.rounds) == (study.identity, "train", 200, 2)
     assert (record.privacy, record.epsilon, record.delta) == ("patient", 8.0, 1e-5)
     assert record.leaves == (
-        "fusion (every round)",
-        "heads (every round)",
+        "fusion, heads (every round)",
         "encoders, adapters (once, after the last round)",
         "metrics and curves (aggregates)",
     )

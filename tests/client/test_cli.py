@@ -203,7 +203,7 @@ def test_approval_is_stored_under_the_hash(client, sites: Path) -> None:
     stored = sites / "aachen" / "state" / "approved" / f"{record['identity']}.json"
     assert stored.stat().st_mode & 0o777 == 0o600
     assert (record["role"], record["rounds"], record["privacy"], record["epsilon"]) == ("train", 5, "patient", 8.0)
-    assert "fusion (every round)" in record["leaves"]
+    assert "fusion, heads (every round)" in record["leaves"]
 
 
 def test_approvals_are_listed_and_revoked(client, sites: Path) -> None:

@@ -12,7 +12,7 @@ from fl_client.approval import approve
 from fl_shared.accounting import Event, epsilon, plan_sigma
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.results import EvaluationRow
-from fl_shared.study import load_study
+from fl_shared.study import PARTS, load_study
 from fl_shared.wire import Code, digest, from_npy, to_npy
 
 PATIENT = "Zhang-San-19570312"
@@ -316,8 +316,8 @@ def test_encoders_leave_once_after_the_last_round(make_house) -> None:
 @pytest.mark.parametrize("plan", [{"encoders": "frozen"}, {"encoders": "shared"}])
 def test_encoders_stay_when_the_study_does_not_plan_it(make_house, plan) -> None:
     house = make_house(**plan)
-    groups = house.study.shared_groups
-    base = house.base(prefixes=tuple(f"{group}." for group in groups))
+    parts = [part for part in PARTS if house.study.is_shared(f"{part}.")]
+    base = house.base(prefixes=tuple(f"{part}." for part in parts))
     assert house.ask("train", arrays=base, round=2)[0].status == "ok"
     assert house.ask("encoders", arrays={}, round=2)[0].code is Code.EGRESS
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-spec = importlib.util.spec_from_file_location("federation", Path(__file__).parent / "federation.py")
-module = importlib.util.module_from_spec(spec)
-sys.modules["federation"] = module
-spec.loader.exec_module(module)
+for name in ("federation", "in_process"):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 @pytest.fixture(scope="session")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One federation for all integration tests: starting it costs most of their time."""
-    with module.federation(tmp_path_factory.mktemp("fed")) as made:
+    with sys.modules["federation"].federation(tmp_path_factory.mktemp("fed")) as made:
         yield made

@@ -18,6 +18,7 @@ from fl_client.training.cluster import shared_ray
 from fl_server import demo, superlink
 from fl_server.launch import prepare
 from fl_server.watch import submit_and_wait
+from fl_shared.models.systems import opened
 from fl_shared.results import Results
 from fl_shared.site import load_site
 from fl_shared.study import Study, load_study
@@ -53,10 +54,10 @@ class Federation:
 
     def study(self, name: str, **sections: dict[str, object]) -> Path:
         """A variation of the cohort's study, approved at every site; ``sections`` overlay its tables."""
-        body = load_study(self.sites / "study.toml").model_dump(mode="json", by_alias=True, exclude_none=True)
+        body = opened(load_study(self.sites / "study.toml").model_dump(mode="json", by_alias=True, exclude_none=True))
         body["name"] = name
         for section, values in sections.items():
-            body[section] = {**body[section], **values}
+            body[section] = {**body.get(section, {}), **values}
             body[section] = {key: value for key, value in body[section].items() if value is not None}
         path = self.root / f"{name}.toml"
         write_model(path, Study.model_validate(body), header="test")

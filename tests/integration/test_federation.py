@@ -61,6 +61,18 @@ def assert_same_as_simulation(
     return deployed
 
 
+def test_a_system_of_five_phases_runs_over_sockets(hospitals: Federation) -> None:
+    """LeMoF: levels, meta-learners, the choice of levels, cross-attention, stacking; the same bits as simulated."""
+    training = SMALL | {"rounds": 5, "encoders": "shared"}
+    study = hospitals.study("lemof", privacy=PLAIN, model={"system": "lemof"}, training=training)
+    results, folder = hospitals.run(study)
+    assert [r.outcome for r in results.rounds] == ["committed"] * 6
+    before, after = (load_file(folder / f"rounds/round_000{k}/model.safetensors") for k in (2, 3))
+    changed = [name for name in after if not np.array_equal(before[name], after[name])]
+    assert changed == ["fusion.importance"]  # the phase that chooses releases nothing else
+    assert_same_as_simulation(hospitals, study, folder, rounds=5)
+
+
 def test_a_killed_coordinator_process_is_continued_bit_for_bit(hospitals: Federation) -> None:
     """The ServerApp dies in round 2; the same command goes on from the committed round, as if nothing had been."""
     study = hospitals.study("crash", privacy=PLAIN, training=SMALL | {"rounds": 3, "steps": 10})

@@ -51,7 +51,7 @@ def test_an_undisturbed_study(live, make_study, make_fleet, tmp_path, initial):
     assert [(r.round, r.outcome) for r in results.rounds] == [(n, "committed") for n in range(4)]
     assert [row.site for row in results.evaluation] == ["aarau", "basel", "chur", "davos"]
     assert results.privacy.epsilon_spent == {"aarau": 3.0, "basel": 3.0, "chur": 3.0}
-    assert results.notes == ()
+    assert results.notes == study.warnings()
     assert RunDirectory(tmp_path / "toy").read_results() == results
 
     run = RunDirectory(tmp_path / "toy")
@@ -152,9 +152,9 @@ def test_a_spent_budget_ends_the_study_cleanly_before_the_round(live, make_study
     faults = {(site, "train", 3): Code.BUDGET for site in ("aarau", "chur")}
     results = live(study, make_fleet(study, faults))
     assert [(r.round, r.outcome) for r in results.rounds][-2:] == [(2, "committed"), (3, "failed")]
-    assert "after round 2 of 3" in results.notes[0]
-    assert "aarau, chur" in results.notes[0]
-    assert "not of one model" in results.notes[1]  # encoders are released after the last planned round only
+    assert "after round 2 of 3" in results.notes[1]  # after the warning
+    assert "aarau, chur" in results.notes[1]
+    assert "not of one model" in results.notes[2]  # encoders are released after the last planned round only
     assert len(results.evaluation) == 4
 
 
@@ -221,7 +221,7 @@ def test_evaluation_rows_of_another_site_are_refused(live, make_study, make_flee
 
     results = live(study, make_fleet(study, {("davos", "evaluate", 3): lie}))
     assert [row.site for row in results.evaluation] == ["aarau", "basel", "chur"]
-    assert results.notes == ("davos gave no evaluation: rejected (names-another-site).",)
+    assert results.notes[1:] == ("davos gave no evaluation: rejected (names-another-site).",)
 
 
 def test_no_evaluation_at_all_is_an_error(live, make_study, make_fleet):

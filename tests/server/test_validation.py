@@ -5,6 +5,7 @@ import pytest
 
 from fl_server.validation import Reason, validate, validate_evaluation
 from fl_shared.results import Curve
+from fl_shared.study import TaskPlan
 from fl_shared.wire import Reply
 
 BASE = {"fusion.a": np.zeros((2, 2), np.float32), "heads.n": np.zeros(1, np.int64)}
@@ -65,6 +66,8 @@ def reply(make_fleet, study, **changes):
         ({"label": "stroke"}, Reason.UNKNOWN_ROWS),
         ({"modalities": "ecg+mri"}, Reason.UNKNOWN_ROWS),
         ({"value": 1.5}, Reason.UNKNOWN_ROWS),
+        ({"metric": "mae"}, Reason.UNKNOWN_ROWS),
+        ({"label": "365d"}, Reason.UNKNOWN_ROWS),
         ({"note": "x" * 5000}, Reason.UNKNOWN_ROWS),
         ({"model": "a\nb"}, Reason.UNKNOWN_ROWS),
         ({"n": 9}, Reason.TOO_FEW),
@@ -85,3 +88,18 @@ def test_repeated_rows_foreign_curves_and_stray_arrays(make_study, make_fleet):
     foreign = good.model_copy(update={"curves": (curve,)})
     assert validate_evaluation(foreign, {}, study=study, site="basel") == Reason.OTHER_SITE
     assert validate_evaluation(good, BASE, study=study, site="basel") == Reason.UNEXPECTED_ARRAYS
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"metric": "mae", "value": 7.5, "ci_low": 6.0, "ci_high": 9.5, "events": None}, None),
+        ({"metric": "r2", "value": -0.5, "ci_low": -2.0, "ci_high": 0.1, "events": None}, None),
+        ({"metric": "mae", "value": -7.5, "events": None}, Reason.UNKNOWN_ROWS),
+        ({"metric": "auroc", "value": 0.7, "events": None}, Reason.UNKNOWN_ROWS),
+    ],
+)
+def test_each_type_of_task_has_its_metrics_and_their_ranges(make_study, make_fleet, change, reason):
+    study = make_study()
+    study = study.model_copy(update={"tasks": {**study.tasks, "mace": TaskPlan(type="regression")}})
+    assert validate_evaluation(reply(make_fleet, study, **change), {}, study=study, site="basel") == reason

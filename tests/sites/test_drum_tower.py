@@ -12,6 +12,7 @@ from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.site import ColumnMap, EventTable, Site, TextFiles, load_site
 from fl_shared.study import EvaluationPlan, ModalityPlan, TaskPlan
 from fl_shared.toml import load
+from fl_sites.importers.ccs import PHENOTYPES as CCS
 
 FOLDER = Path(__file__).resolve().parents[2] / "sites" / "drum_tower"
 TASKS = {
@@ -22,13 +23,15 @@ TASKS = {
     "follow_up": TaskPlan(type="multiclass", labels=("routine", "clinic", "device")),
     "macce": TaskPlan(type="multilabel", labels=("mi", "stroke", "hf_hospitalisation", "revascularisation")),
     "events": TaskPlan(type="multilabel", labels=("decompensation", "arrhythmia")),
-    "phenotypes": TaskPlan(
-        type="multilabel",
-        labels=("heart_failure", "ischaemic", "atrial_fibrillation", "kidney_disease", "diabetes", "hypertension"),
-    ),
+    "phenotypes": TaskPlan(type="multilabel", labels=tuple(CCS)),
     "survival": TaskPlan(type="survival"),
+    "death_by_cause": TaskPlan(type="competing", labels=("cardiac", "other")),
     "readmission": TaskPlan(type="survival"),
+    "recovery": TaskPlan(type="survival"),
+    "ef_decline": TaskPlan(type="survival"),
     "length_of_stay": TaskPlan(type="regression"),
+    "long_stay": TaskPlan(type="binary"),
+    "fibrosis": TaskPlan(type="segmentation", modality="cine", labels=("myocardium", "fibrosis")),
 }
 
 
@@ -69,7 +72,8 @@ def test_all_modalities_and_the_outcomes_of_the_papers_are_shown(site):
     for name, plan in TASKS.items():
         mapped = site.tasks[name]
         assert set(mapped.columns) == {label or "value" for label in plan.names}
-        assert set(mapped.classes.values()) == (set(plan.labels) if plan.type == "multiclass" else set())
+        coded = plan.type in ("multiclass", "competing", "segmentation")
+        assert set(mapped.classes.values()) == (set(plan.labels) if coded else set())
     text = site.modalities["text"]
     assert isinstance(text, TextFiles) and text.medications is not None and text.leakage_words
 
@@ -83,11 +87,16 @@ def test_cine_series_are_found_by_what_scanners_write(site):
 ROWS = """patient_id,sample_id,index_time,年龄,性别,身高,体重,收缩压,心率,NYHA分级,左室射血分数,肌酐,NT-proBNP,\
 血钠,血红蛋白,cine_path,mask_path,lge_path,ecg_path,text_path,记录时间,一年内死亡,院内死亡,死亡原因,心肌梗死,脑卒中,心衰再入院,\
 再次血运重建,心衰失代偿,恶性心律失常,90天内心血管事件,随访天数,随访死亡,再入院天数,再入院,住院天数,随访方式,\
-诊断_心力衰竭,诊断_缺血性心脏病,诊断_心房颤动,诊断_慢性肾脏病,诊断_糖尿病,诊断_高血压
+射血分数恢复天数,射血分数恢复,射血分数下降天数,射血分数下降,住院超过7天,\
+诊断_脓毒症,诊断_糖尿病无并发症,诊断_糖尿病伴并发症,诊断_血脂异常,诊断_水电解质紊乱,\
+诊断_原发性高血压,诊断_高血压伴并发症,诊断_急性心肌梗死,诊断_冠状动脉粥样硬化,诊断_传导障碍,\
+诊断_心律失常,诊断_心力衰竭,诊断_急性脑血管病,诊断_肺炎,诊断_慢性阻塞性肺疾病,\
+诊断_胸膜炎气胸肺不张,诊断_呼吸衰竭,诊断_其他下呼吸道疾病,诊断_其他上呼吸道疾病,诊断_其他肝病,\
+诊断_消化道出血,诊断_急性肾衰竭,诊断_慢性肾脏病,诊断_操作并发症,诊断_休克
 00123,a,2023-05-02 08:00,71,女,158,55,118,96,Ⅲ,35,141,5200,134,109,,,,,a.txt,2023-05-01 20:15,是,否,心源性,0,0,1,0,\
-1,1,1,201,1,44,1,12,心衰门诊,1,1,1,0,0,1
+1,1,1,201,1,44,1,12,心衰门诊,201,0,30,1,是,0,0,0,0,0,1,0,0,1,0,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0
 00124,b,2023-06-10 09:30,58,男,172,80,131,70,II级,55,88,<100,140,141,,,,,b.txt,2023-06-12 10:00,否,否,,0,0,0,0,\
-0,0,,365,0,,,6,常规随访,0,1,0,0,1,1
+0,0,,365,0,,,6,常规随访,90,1,365,0,否,0,1,0,0,0,1,0,0,1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0
 """
 EVENTS = """subject_id,time,code,numeric_value,text_value
 00123,2023-05-02 07:30,心率,101,
@@ -144,8 +153,12 @@ def test_its_tables_are_read_as_the_example_says(hospital):
     assert texts == [f"{NOTE}\n呋塞米片 20 mg 口服 每日一次.", "阿托伐他汀钙片 20 mg 口服 每晚一次."]
     targets = {name: cohort.targets[name].tolist() for name in TASKS}
     masks = {name: cohort.target_mask[name].tolist() for name in TASKS}
+    assert not cohort.target_mask["fibrosis"].any()  # nobody has a cine
     assert targets["survival"] == [[201, 1], [365, 0]] and targets["readmission"][0] == [44, 1]
     assert masks["readmission"] == [[True, True], [False, False]]
+    assert targets["death_by_cause"] == [[201, 1], [365, 0]] and targets["ef_decline"] == [[30, 1], [365, 0]]
+    coded = [{label for label, v in zip(CCS, row, strict=True) if v} for row in targets["phenotypes"]]
+    assert coded[1] == {"coronary_atherosclerosis", "diabetes_without_complication", "essential_hypertension"}
     assert targets["cause_of_death"][0] == [0] and masks["cause_of_death"] == [[True], [False]]
     assert targets["follow_up"] == [[1], [0]] and targets["length_of_stay"] == [[12], [6]]
     assert targets["macce"] == [[0, 0, 1, 0], [0, 0, 0, 0]] and masks["cvd_90d"] == [[True], [False]]

@@ -16,7 +16,8 @@ from fl_shared.study import ModalityPlan, Study, TaskPlan, load_study
 from fl_sites.importers.ptb_xl import import_ptb_xl
 from fl_sites.synthetic.cohort import synthesize
 from fl_sites.synthetic.measures import MEASURES
-from fl_sites.synthetic.outcomes import EVENTS, MACCE, PHENOTYPES
+from fl_sites.synthetic.outcomes import EVENTS, MACCE
+from fl_sites.synthetic.phenotypes import PHENOTYPES
 
 PTB_XL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "ptb-xl"
 SITES = ("a", "b", "c", "d")
@@ -28,10 +29,14 @@ TASKS = {
     "survival": TaskPlan(type="survival"),
     "cause_of_death": TaskPlan(type="multiclass", labels=("cardiac", "other")),
     "macce": TaskPlan(type="multilabel", labels=MACCE),
+    "death_by_cause": TaskPlan(type="competing", labels=("cardiac", "other")),
     "readmission": TaskPlan(type="survival"),
+    "recovery": TaskPlan(type="survival"),
+    "ef_decline": TaskPlan(type="survival"),
     "cvd_90d": TaskPlan(type="binary"),
     "in_hospital_death": TaskPlan(type="binary"),
     "length_of_stay": TaskPlan(type="regression"),
+    "long_stay": TaskPlan(type="binary"),
     "phenotypes": TaskPlan(type="multilabel", labels=PHENOTYPES),
     "follow_up": TaskPlan(type="multiclass", labels=("routine", "clinic", "device")),
 }
@@ -91,7 +96,13 @@ def test_every_modality_and_outcome_is_read(out, whole, name):
             column = {"cause_of_death": "death_cause"}.get(task, task)
             assert [plan.labels[int(v)] for v in values[:, 0]] == truth.loc[mask, column].tolist()
             continue
+        if task == "death_by_cause":
+            cause = truth["death_cause"].map({"cardiac": 1, "other": 2}).fillna(0)
+            np.testing.assert_allclose(values, np.stack([truth["death_days"], cause], axis=1), atol=0.01)
+            continue
         columns = {
+            **{name: [f"{name}_days", f"{name}_event"] for name in ("recovery", "ef_decline")},
+            "long_stay": ["los_over_7d"],
             "survival": ["death_days", "death_event"],
             "readmission": ["readmission_days", "readmission_event"],
             "length_of_stay": ["los_days"],

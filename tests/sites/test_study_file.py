@@ -10,7 +10,8 @@ from fl_shared.site import load_site
 from fl_shared.study import EvaluationPlan, is_held_out, load_study
 from fl_sites.study_file import dumps, plan_sites, write_model
 from fl_sites.synthetic.hospitals import HOSPITALS
-from fl_sites.synthetic.plans import MODALITIES, site_file, study_file
+from fl_sites.synthetic.plans import MODALITIES, site_file
+from fl_sites.synthetic.studies import study_file
 
 PLAN = EvaluationPlan(holdout=0.2, salt="12345678")
 text = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -35,7 +36,11 @@ def test_values_without_toml_are_refused():
 
 def test_study_and_site_read_back_equal(tmp_path):
     study = study_file(
-        {"a": [f"{i}" for i in range(50)], "b": ["1", "2"]}, seed=3, evaluation=PLAN, modalities=MODALITIES
+        {"a": [f"{i}" for i in range(50)], "b": ["1", "2"]},
+        seed=3,
+        evaluation=PLAN,
+        modalities=MODALITIES,
+        system="attention",
     )
     write_model(tmp_path / "study.toml", study, header="one\ntwo")
     read = load_study(tmp_path / "study.toml")

@@ -99,10 +99,11 @@ def test_truth_stays_out_of_the_site_folders(out):
 def test_oracle_equals_sklearn(out):
     oracle = json.loads((out / "truth" / "oracle.json").read_text())
     assert oracle["synthetic"] and oracle["salt"] == load_study(out / "study.toml").evaluation.salt
-    assert len(oracle["oracle"]) == len(SITES) * 2 * (3 + 4 + 2 + 6)
+    assert len(oracle["oracle"]) == len(SITES) * 2 * (3 + 4 + 2 + 2 + 1 + 25)
     for row in oracle["oracle"]:
         table, outcome = truth(out, row["site"]), row["label"] or row["task"]
         outcome = f"phenotype_{outcome}" if row["task"] == "phenotypes" else outcome
+        outcome = "los_over_7d" if outcome == "long_stay" else outcome
         mine = [is_held_out(p, site=row["site"], plan=EVALUATION) for p in table["patient_id"]]
         np.testing.assert_array_equal(table["held_out"], np.array(mine, dtype=int))
         if row["patients"] == "held_out":

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from fl_sites.importers.ccs import PHENOTYPES as CCS
 from fl_sites.synthetic.follow_up import draw_outcomes
 from fl_sites.synthetic.hospitals import HOSPITALS
-from fl_sites.synthetic.outcomes import BINARY, CLOSED, COLUMNS, EVENTS, MACCE, hazards, incidence
+from fl_sites.synthetic.outcomes import BINARY, CLOSED, COLUMNS, COURSE, EVENTS, MACCE, hazards, incidence, risks
 from fl_sites.synthetic.patients import draw_patients, draw_records
+from fl_sites.synthetic.phenotypes import PHENOTYPES
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,8 @@ def test_outcomes_follow_the_true_risk(drawn, outcome):
         for _, part in table.groupby(bins, observed=True):
             own = part[f"risk_{outcome}"]
             spread = np.sqrt((own * (1 - own)).sum())  # of a sum of independent Bernoulli draws
-            assert abs(part[outcome].sum() - own.sum()) < 4 * spread + 1e-9
+            one = 1.0 if own.sum() > 0 else 1e-9  # counts are whole: of four patients at 5 % two may well have it
+            assert abs(part[outcome].sum() - own.sum()) < 4 * spread + one
 
 
 def test_risks_of_the_study_are_logistic_and_strong(drawn):
@@ -64,6 +67,48 @@ def test_course_is_possible(drawn):
     again = drawn[drawn["readmission_event"] == 1]
     assert (again["readmission_days"] > again["los_days"]).all()
     assert drawn[list(COLUMNS)].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("what", COURSE)
+def test_course_of_the_ejection_fraction_ends_at_death_and_with_follow_up(drawn, what):
+    days, event = drawn[f"{what}_days"], drawn[f"{what}_event"]
+    assert (days <= drawn["death_days"]).all() and (days[event == 0] == drawn["death_days"][event == 0]).all()
+    assert (drawn[what] == ((event == 1) & (days <= 365))).all()
+    assert (days[event == 1] > drawn.loc[event == 1, "los_days"]).all()  # found after discharge
+    assert not ((event == 1) & (drawn["in_hospital_death"] == 1)).any()
+    assert 0.15 < drawn[what].mean() < 0.4
+
+
+def test_risk_of_recovery_is_the_integral_over_time(drawn):
+    """The incidence before death, by the trapezoid rule over days instead of the closed form."""
+    rng = np.random.default_rng(3)
+    people = draw_patients(rng, HOSPITALS[0], count=20).assign(stay=5.0)
+    hazard = hazards(people)
+    days = np.linspace(5, 365, 20_001)
+    for name in COURSE:
+        rate, death = hazard.rate[name][:, None], hazard.death[:, None]
+        alive_and_free = np.exp(-death * (10 * 5 + days - 5)) * np.exp(-rate * (days - 5))
+        want = np.trapezoid(rate * alive_and_free, days, axis=1)
+        np.testing.assert_allclose(risks(people, hazard, gap=np.zeros(20))[f"risk_{name}"], want, rtol=1e-6)
+
+
+def test_long_stay_is_the_column_of_days_cut_at_seven(drawn):
+    assert (drawn["los_over_7d"] == (drawn["los_days"] > 7)).all()
+    rng = np.random.default_rng(4)
+    people = draw_patients(rng, HOSPITALS[0], count=3).assign(stay=4.0)
+    severity = people["severity"].to_numpy()[:, None]
+    stay = np.exp(1.4 + 0.3 * severity + 0.5 * rng.normal(size=(3, 400_000)))
+    yearly = 1 / (1 + np.exp(-(1.6 - 1.5 * severity - 0.05 * (people["age"].to_numpy()[:, None] - 65))))
+    alive = yearly ** (10 * np.minimum(7, stay) / (365 + 9 * stay))
+    want = np.where(stay > 7, alive, 0).mean(axis=1)
+    got = risks(people, hazards(people), gap=np.zeros(3))["risk_los_over_7d"]
+    np.testing.assert_allclose(got, want, atol=3e-3)  # four standard errors of the drawn mean
+
+
+def test_phenotypes_are_those_of_the_benchmark(drawn):
+    names = [column.removeprefix("phenotype_") for column in drawn if column.startswith("phenotype_")]
+    assert names == list(CCS) == list(PHENOTYPES)
+    assert all(0.02 < drawn[f"phenotype_{name}"].mean() < 0.7 for name in names)
 
 
 def test_survival_is_censored_where_follow_up_ends(drawn):

@@ -31,6 +31,7 @@ from fl_shared.study import ModalityPlan
 
 FORM = "1"  # of the cache itself
 ABANDONED = 3600.0  # seconds after which a temporary file belongs to nobody
+_NAMED = frozenset({".txt", ".nii", ".gz"})  # contours and label maps tell their image or phase by their name
 _IRRELEVANT = frozenset({"encoder", "leaky", "dropout", "weights", "weights_sha256"})  # change no array
 
 
@@ -147,7 +148,8 @@ def _digest(files: Sequence[Path]) -> str:
                 each = hashlib.file_digest(file, "sha256").digest()
         except OSError as error:
             raise UnreadableError("file-unreadable", f"{path.name}: {type(error).__name__}") from error
-        whole.update(path.suffix.encode() + b"\0" + each)
+        told = path.name if path.suffix.lower() in _NAMED else path.suffix
+        whole.update(told.encode() + b"\0" + each)
     return whole.hexdigest()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ class Cohort:
 
     patient: (N,) int64 patient number 0..P-1; held_out: (P,) bool, never trained on;
     inputs: modality -> named arrays (N, …) as in `fl_shared.models.interface.Batch`; present: modality -> (N,) bool;
-    targets: task -> (N, C) float32; target_mask: task -> (N, C) bool.
+    targets: task -> (N, C) float32, segmentation: (N, frames, slices, size, size) uint8; target_mask: task -> (N, C) or
+    (N, frames, slices) bool.
     """
 
     site: str
@@ -27,7 +29,7 @@ class Cohort:
     held_out: NDArray[np.bool_]
     inputs: Mapping[str, Mapping[str, NDArray[np.generic]]]
     present: Mapping[str, NDArray[np.bool_]]
-    targets: Mapping[str, NDArray[np.float32]]
+    targets: Mapping[str, NDArray[Any]]
     target_mask: Mapping[str, NDArray[np.bool_]]
 
     def __len__(self) -> int:

@@ -85,8 +85,10 @@ def read_cohort(
     flow["after_outcome_check"] = len(frame)
     targets, labelled = read_labels(frame, site=site, tasks=wanted.tasks, file=file, findings=findings)
     reader = Reader(frame=frame, site=site, findings=findings, workers=workers, progress=progress)
-    inputs, present = reader.read_all(wanted.modalities)
-    some = np.logical_or.reduce([*present.values()])
+    inputs = reader.read_all(wanted.modalities, wanted.tasks)
+    targets |= {task: drawn for task, (drawn, _) in inputs.drawn.items()}
+    labelled |= {task: known for task, (_, known) in inputs.drawn.items()}
+    some = np.logical_or.reduce([*inputs.present.values()])
     flow["usable"] = int(some.sum())
     _quarantine(frame, pd.Series(~some, index=frame.index), "no-modality", findings)
     if rows and not some.any():
@@ -102,8 +104,8 @@ def read_cohort(
         patient_ids=tuple(map(str, patient_ids)),
         patient=patient.astype(np.int64),
         held_out=np.array(held_out, dtype=bool),
-        inputs={name: _kept(named, some) for name, named in inputs.items()},
-        present=_kept(present, some),
+        inputs={name: _kept(named, some) for name, named in inputs.arrays.items()},
+        present=_kept(inputs.present, some),
         targets=_kept(targets, some),
         target_mask=_kept(labelled, some),
     )

@@ -1,4 +1,4 @@
-"""Every modality of a study, for every row of the samples table."""
+"""Every modality of a study, and what was drawn on it, for every row of the samples table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fl_client.data import arrays as large
 from fl_client.data.cache import SampleCache
 from fl_client.data.cine import CINE
+from fl_client.data.drawn import DrawnReader, Targets
 from fl_client.data.ecg import WAVEFORM
 from fl_client.data.ehr import read_table
 from fl_client.data.embedding import EMBEDDING
@@ -26,13 +27,22 @@ from fl_client.data.table import HEADER_LINES
 from fl_client.data.text import tokenise
 from fl_shared.errors import ConsiliumError
 from fl_shared.site import EventTable, FileModality, Site, TableModality, TextFiles
-from fl_shared.study import ModalityPlan
+from fl_shared.study import ModalityPlan, TaskPlan
 
 Progress = Callable[[int, int], None]
 """Called with files done and files in all."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
 FILE_KINDS: Mapping[str, FileKind] = {"waveform": WAVEFORM, "cine": CINE, "image": IMAGE, "embedding": EMBEDDING}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """arrays: modality -> named arrays (N, …); present: modality -> (N,); drawn: segmentation -> its targets."""
+
+    arrays: dict[str, Arrays]
+    present: dict[str, NDArray[np.bool_]]
+    drawn: dict[str, Targets]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +55,10 @@ class Reader:
     workers: int
     progress: Progress | None = None
 
-    def read_all(self, plans: Mapping[str, ModalityPlan]) -> tuple[dict[str, Arrays], dict[str, NDArray[np.bool_]]]:
-        """Modality -> named arrays (N, …), and presence (N,). What the site does not map is nowhere present."""
-        steps, total = count(1), self._files(plans)
+    def read_all(self, plans: Mapping[str, ModalityPlan], tasks: Mapping[str, TaskPlan]) -> Inputs:
+        """Everything that lies in files. What the site does not map is nowhere present, and nowhere labelled."""
+        masks = DrawnReader(frame=self.frame, site=self.site, tasks=tasks, findings=self.findings, workers=self.workers)
+        steps, total = count(1), self._files(plans) + masks.files()
 
         def tick() -> None:
             if self.progress is not None:
@@ -71,8 +82,9 @@ class Reader:
             elif plan.kind == "text":
                 notes = mapped if isinstance(mapped, TextFiles) else None
                 inputs[name], present[name] = self._text(name, plan, notes, tick)
+        drawn = masks.read_all(plans, present, cache=cache, tick=tick)
         cache.trim()
-        return inputs, present
+        return Inputs(arrays=inputs, present=present, drawn=drawn)
 
     def _files(self, plans: Mapping[str, ModalityPlan]) -> int:
         columns = [m.column for name in plans if isinstance(m := self.site.modalities.get(name), FileModality)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_client.data.findings import UnreadableError, inside, regular_file
+from fl_shared.bundle import CONFIG, DESCRIPTION
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.site import Site
 from fl_shared.study import ModalityPlan
@@ -96,15 +97,21 @@ def tokenise(texts: Sequence[str], *, plan: ModalityPlan, site: Site, name: str)
         empty = np.zeros((0, plan.max_tokens))
         return Tokens(ids=empty.astype(np.int64), mask=empty.astype(bool))
     if plan.weights is None or plan.weights_sha256 is None:
-        rows = [byte_windows(text, max_tokens=plan.max_tokens, window=plan.window) for text in texts]
-        ids, mask, cut = zip(*rows, strict=True)
-        return Tokens(ids=np.stack(ids), mask=np.stack(mask), cut=sum(cut))
+        return _bytes(texts, plan=plan)
     if plan.weights not in site.weights:
         mend = f"Add [weights] {plan.weights} = 'path of the pretrained directory'."
         fault = Fault(file="site.toml", key=f"weights.{plan.weights}", problem="missing", mend=mend)
         raise ConsiliumError("pretrained weights are missing", code=ExitCode.SITE, faults=[fault])
     folder = verified_directory(site.folder / site.weights[plan.weights], name=plan.weights, sha256=plan.weights_sha256)
+    if (folder / DESCRIPTION).exists() and not (folder / CONFIG).exists():  # a bundle of the encoder that reads bytes
+        return _bytes(texts, plan=plan)
     return _pretrained(texts, folder, plan=plan, name=name)
+
+
+def _bytes(texts: Sequence[str], *, plan: ModalityPlan) -> Tokens:
+    rows = [byte_windows(text, max_tokens=plan.max_tokens, window=plan.window) for text in texts]
+    ids, mask, cut = zip(*rows, strict=True)
+    return Tokens(ids=np.stack(ids), mask=np.stack(mask), cut=sum(cut))
 
 
 def _pretrained(texts: Sequence[str], folder: Path, *, plan: ModalityPlan, name: str) -> Tokens:

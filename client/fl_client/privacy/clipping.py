@@ -14,9 +14,9 @@ import torch
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 
-from fl_client.training.rows import take
+from fl_client.privacy import norms as _norm_rules  # noqa: F401 - registers its rules with opacus
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
-from fl_shared.models.interface import Batch
+from fl_shared.models.interface import Batch, take
 
 # Inputs need no gradient, so a first layer's hook fires on its output: what the hooks read all the same.
 warnings.filterwarnings("ignore", message="Full backward hook is firing")
@@ -82,9 +82,14 @@ class GhostClipper:
         refuse_banned(model)
         self._model = model
         self._losses: Callable[..., Tensor] = model.losses  # type: ignore[assignment]
-        self._hooked = GradSampleModuleFastGradientClipping(model, loss_reduction="sum")
+        self._hooked = GradSampleModuleFastGradientClipping(model, loss_reduction="sum", strict=False)
         self._hooked.disable_hooks()
         self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def close(self) -> None:
+        """Take the hooks off, so that the model can be wrapped anew with other trainable parameters."""
+        self._forget()
+        self._hooked.remove_hooks()
 
     def clipped_sum(self, batch: Batch, *, clip: float, micro_batch: int) -> dict[str, Tensor]:
         """Sum over rows of g_i min(1, clip / |g_i|), |g_i| over all trainable parameters together.

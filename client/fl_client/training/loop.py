@@ -8,35 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 
 from fl_client.data.cohort import Cohort
-from fl_client.privacy.mechanism import add_noise
-from fl_client.privacy.sampler import PatientRecords, poisson_batches, shuffled_batches
+from fl_client.training.features import FeatureCache
+from fl_client.training.gradients import Gradients, Ranks
 from fl_client.training.judge import Judge
 from fl_client.training.local import LocalGroups
 from fl_client.training.optimizer import Optimizer
-from fl_client.training.rows import as_batch, take
+from fl_client.training.rows import as_batch
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, load, select
-from fl_shared.models.interface import Batch
+from fl_shared.models.interface import take
+from fl_shared.models.model import CHOOSE
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.site import Site
-from fl_shared.study import PARTS, Study
+from fl_shared.study import Study
 from fl_shared.wire import Arrays, digest
-
-if TYPE_CHECKING:
-    from fl_client.privacy.clipping import GhostClipper  # opacus costs 2.6 s: only private training loads it
-
-MICRO_BATCH = 32  # rows whose activations ghost clipping keeps at a time
-TESTED_ROWS = 4  # of the per-patient gradient self-test
-LOCAL = {"local": ("encoders", "adapters"), "frozen": ("adapters",), "shared": ()}
 
 
 class Trainer:
@@ -58,21 +50,19 @@ class Trainer:
         self, *, study: Study, site: Site, cohort: Cohort, rank: int = 0, world: int = 1, device: str = "cpu"
     ) -> None:
         self._study, self._site, self._cohort = study, site, cohort
-        self._rank, self._world, self._device = rank, world, torch.device(device)
+        self._ranks, self._device = Ranks(rank=rank, world=world), torch.device(device)
         weights = {name: site.folder / where for name, where in site.weights.items()}
         self._model = build_model(study, weights=weights).to(self._device)
-        self._digest = digest(select(self._model, PARTS))
-        self._groups = tuple(g for g in LOCAL[study.training.encoders] if g not in study.shared_groups)
-        self._initial = select(self._model, self._groups)
+        self._digest = digest(select(self._model))
+        self._initial = select(self._model, study.is_local)
         self._local = LocalGroups(site.state_dir / "local" / study.identity)
         self._batch = as_batch(cohort, device=self._device)
-        self._records = PatientRecords(rows=cohort.rows(held_out=False), patient=cohort.patient)
-        self._parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        self._features = FeatureCache(self._model, self._batch)
         self._private = study.privacy.mode == "patient"
         self._trains = study.sites[site.name].role == "train"
-        if self._trains and not len(self._records):
-            raise ConsiliumError(f"{site.name}: no patient to train on", code=ExitCode.DATA)
-        self._clipper = self._tested_clipper() if self._trains and self._private else None
+        self._gradients: Gradients | None = None
+        if self._trains:
+            self._enter(1)  # what cannot be trained is told before the first round
 
     def initial_digest(self) -> str:
         """Digest of the whole initial model, to be compared with the coordinator's."""
@@ -100,89 +90,98 @@ class Trainer:
         if self._private != (sigma is not None) or not self._trains:
             mode = self._study.privacy.mode if self._trains else "at an external site"
             raise ConsiliumError(f"no training with sigma {sigma}, privacy {mode}", code=ExitCode.PRIVACY)
-        if set(base) != {name for name in self._model.state_dict() if name.split(".")[0] in self._study.shared_groups}:
+        if set(base) != {name for name in self._model.state_dict() if self._study.is_shared(name)}:
             raise ValueError("the base is not the shared groups of the study")
         load(self._model, {**self._initial, **(self._local.before(round) or {}), **base})
-        self._model.train()
-        optimizer = Optimizer(self._parameters, self._study.training)
-        with self._randomness(round):
-            for gradients in self._plain_steps(round) if sigma is None else self._private_steps(sigma):
-                optimizer.step(gradients)
-        if self._groups and self._rank == 0:
-            self._local.finish(round, select(self._model, self._groups))
-        if self._world > 1:
+        gradients, batch = self._enter(round), self._features.fill(self._batch)
+        if self._model.objective == CHOOSE:
+            self._model.eval()
+            self._model.choose(take(batch, gradients.rows))
+        elif sigma is None:
+            self._run(round, gradients.plain(batch, steps=self._study.training.steps, seed=self._seed(round)))
+        else:
+            self._run(round, gradients.private(batch, sigma=sigma))
+        if self._initial and self._ranks.rank == 0:
+            self._local.finish(round, select(self._model, self._study.is_local))
+        if self._ranks.world > 1:
             distributed.barrier()  # the next round of every rank starts from what rank 0 has written
-        return select(self._model, self._study.shared_groups)
+        return select(self._model, lambda name: self._study.releases(name, round))
 
     def encoders(self) -> Arrays:
-        """The ``encoders.*`` and ``adapters.*`` of the last finished round (of the initial model, before any)."""
+        """What this site has of its own, after its last finished round (of the initial model, before any)."""
         last = self._local.last
         return {**self._initial, **((last is not None and self._local.before(last + 1)) or {})}
 
     def evaluate(self, *, arrays: Arrays) -> tuple[list[EvaluationRow], list[Curve]]:
         """Judge a model: held-out patients at a training site, all at an external one.
 
+        A training site with a model of its own (`Study.is_personal`) judges that too, as ``personal``: its own local
+        groups under the common ones, fine-tuned.
+
         Args:
-            arrays: the shared groups, and the encoders if the coordinator sends them. Without them a training site
-                uses its own, an external site the initial ones.
+            arrays: the shared groups, and the local ones if the coordinator sends their mean. Without it a training
+                site uses its own, an external site the initial ones.
         """
         own = self.encoders() if self._trains else self._initial
+        judge = Judge(study=self._study, site=self._site, cohort=self._cohort)
         load(self._model, {**own, **arrays})
-        return Judge(study=self._study, site=self._site, cohort=self._cohort)(self._model, self._batch)
+        rows, curves = judge(self._model, self._batch)
+        if self._trains and self._study.is_personal:
+            load(self._model, {**arrays, **own})
+            self._finetune()
+            rows += judge(self._model, self._batch, name="personal")[0]
+        return rows, curves
 
-    def _plain_steps(self, round: int) -> Iterator[dict[str, Tensor]]:
-        """Mean gradients; every rank draws the same batch and takes its part of it."""
-        plan = self._study.training
-        rng = np.random.default_rng(self._seed(round))
-        for rows in shuffled_batches(self._records, size=plan.batch, steps=plan.steps, rng=rng):
-            mine = take(self._batch, rows[self._rank :: self._world])
-            yield self._total(self._gradient_sum(mine), divide=len(rows))
+    def _enter(self, round: int) -> Gradients:
+        """Be ready to train a round: its parameters, its patients, and under privacy their tested clipping."""
+        self._model.enter(round)
+        phase = self._study.phase(round)
+        if self._gradients is None or self._gradients.phase != phase:
+            if self._gradients is not None:
+                self._gradients.close()
+            batch = self._features.fill(self._batch)
+            self._gradients = Gradients(
+                self._model, study=self._study, cohort=self._cohort, phase=phase, ranks=self._ranks, batch=batch
+            )
+        return self._gradients
 
-    def _private_steps(self, sigma: float) -> Iterator[dict[str, Tensor]]:
-        """Noised sums over the declared number: the true one would leak."""
-        if self._clipper is None:
-            raise ConsiliumError("the per-patient gradient check did not run", code=ExitCode.PRIVACY)
-        study, site, clip = self._study, self._site.name, self._study.privacy.clip
-        q = study.sampling_rate(site)
-        expected = q * study.sites[site].patients
-        batches = poisson_batches(self._records, q=q, steps=study.training.steps, rank=self._rank, world=self._world)
-        for rows in batches:
-            sums = self._clipper.clipped_sum(take(self._batch, rows), clip=clip, micro_batch=MICRO_BATCH)
-            yield self._total(add_noise(sums, sigma=sigma, clip=clip, world=self._world), divide=expected)
+    def _run(self, round: int, steps: Iterator[dict[str, Tensor]]) -> None:
+        """Optimiser steps with a fresh state.
 
-    def _gradient_sum(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradient of the sum of the rows' losses."""
-        if not len(batch):
-            return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
-        loss = self._model.losses(self._model(batch), batch).sum()
-        gradients = torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True)
-        return dict(zip(self._parameters, gradients, strict=True))
+        FedProx pulls what is shared back to where the round began (Li et al. 2020, Federated optimization in
+        heterogeneous networks, eq. 2).
+        """
+        plan, rate = self._study.training, self._study.phase(round).learning_rate
+        parameters = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
+        optimizer = Optimizer(parameters, plan if rate is None else plan.model_copy(update={"learning_rate": rate}))
+        shared = {n: p.detach() for n, p in parameters.items() if plan.proximal and self._study.is_shared(n)}
+        start = {name: p.clone() for name, p in shared.items()}
+        self._model.train()
+        with self._randomness(round):
+            for gradients in steps:
+                pull = {name: plan.proximal * (p - start[name]) for name, p in shared.items()}
+                optimizer.step(_sum(gradients, pull))
 
-    def _total(self, sums: dict[str, Tensor], *, divide: float) -> dict[str, Tensor]:
-        """The ranks' sums added up, over ``divide``."""
-        if self._world > 1:
-            flat = torch.cat([value.flatten() for value in sums.values()])
-            distributed.all_reduce(flat)
-            parts = torch.split(flat, [value.numel() for value in sums.values()])
-            sums = {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}
-        return {name: value / divide for name, value in sums.items()}
+    def _finetune(self) -> None:
+        """More steps of the last phase on this site alone, never released."""
+        after, steps = self._study.training.rounds + 1, self._study.training.finetune
+        if steps:
+            gradients = self._enter(after)
+            self._run(after, gradients.plain(self._features.fill(self._batch), steps=steps, seed=self._seed(after)))
 
     @contextmanager
     def _randomness(self, round: int) -> Iterator[None]:
         """Dropout: repeatable without privacy, secret with it."""
         cuda = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(secrets.randbits(64) if self._private else self._seed(round, f"rank {self._rank}"))
+            use = f"rank {self._ranks.rank}"
+            torch.manual_seed(secrets.randbits(64) if self._private else self._seed(round, use))
             yield
 
     def _seed(self, round: int, use: str = "") -> int:
         text = f"{self._study.seed}\0{self._site.name}\0{round}\0{use}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
-    def _tested_clipper(self) -> GhostClipper:
-        from fl_client.privacy.clipping import GhostClipper
 
-        clipper = GhostClipper(self._model)
-        some = np.arange(min(TESTED_ROWS, len(self._records)))
-        clipper.self_test(take(self._batch, self._records.one_each(some, np.random.default_rng())))
-        return clipper
+def _sum(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value + second[name] if name in second else value for name, value in first.items()}

@@ -1,4 +1,4 @@
-"""A cohort as tensors on the training device: converted once, batches by index."""
+"""A cohort as tensors on the training device, converted once; which of its rows a phase trains on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fl_client.data.cohort import Cohort
 from fl_shared.models.interface import Batch
+from fl_shared.study import STACK_SHARE, EvaluationPlan, PhasePlan, in_stack
 
 
 def as_batch(cohort: Cohort, *, device: torch.device) -> Batch:
@@ -25,13 +26,16 @@ def as_batch(cohort: Cohort, *, device: torch.device) -> Batch:
     )
 
 
-def take(batch: Batch, rows: torch.Tensor | NDArray[np.int64]) -> Batch:
-    """The rows with these numbers."""
-    rows = torch.as_tensor(rows, device=batch.index.device)
-    return Batch(
-        inputs={m: {k: v.index_select(0, rows) for k, v in named.items()} for m, named in batch.inputs.items()},
-        present={m: v.index_select(0, rows) for m, v in batch.present.items()},
-        targets={t: v.index_select(0, rows) for t, v in batch.targets.items()},
-        target_mask={t: v.index_select(0, rows) for t, v in batch.target_mask.items()},
-        index=batch.index.index_select(0, rows),
-    )
+def phase_rows(cohort: Cohort, phase: PhasePlan, *, site: str, plan: EvaluationPlan) -> NDArray[np.int64]:
+    """Rows of the training patients of a phase."""
+    rows = cohort.rows(held_out=False)
+    if phase.patients == "all":
+        return rows
+    stack = np.array([in_stack(patient, site=site, plan=plan) for patient in cohort.patient_ids], dtype=bool)
+    chosen: NDArray[np.int64] = rows[stack[cohort.patient[rows]] == (phase.patients == "stack")]
+    return chosen
+
+
+def share_of(phase: PhasePlan) -> float:
+    """Expected share of the training patients that a phase trains on: the true one would leak."""
+    return {"all": 1.0, "stack": STACK_SHARE, "fit": 1 - STACK_SHARE}[phase.patients]

@@ -6,6 +6,7 @@ Text stays text. Nothing in a figure points outside the page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fl_server.report import view
+from fl_shared.metrics.table import METRICS, Metric
 from fl_shared.page import inline_svg
 from fl_shared.results import Curve, EvaluationRow
 
@@ -70,14 +72,15 @@ def looks(sites: Sequence[str], external: frozenset[str]) -> dict[str, Look]:
 
 
 def forest(rows: Sequence[EvaluationRow], style: dict[str, Look], *, several_models: bool, key: str) -> str:
-    """AUROC with its interval at each site, as one SVG element; rows without a value are named, not drawn."""
+    """A metric with its interval at each site, as one SVG element; rows without a value are named, not drawn."""
+    metric = METRICS[rows[0].metric]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(9.2, 0.9 + 0.42 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
-        low = min([0.5, *(row.ci_low for row in rows if row.ci_low is not None)])
-        axes.set_xlim(max(0.0, low - 0.03), 1.0)
+        axes.set_xlim(*_span(rows, metric))
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.axvline(0.5, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if metric.chance is not None:
+            axes.axvline(metric.chance, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.grid(axis="x", color=GRID, linewidth=0.7)
         axes.set_axisbelow(True)
         for place, row in enumerate(rows):
@@ -89,13 +92,26 @@ def forest(rows: Sequence[EvaluationRow], style: dict[str, Look], *, several_mod
             label.set_fontweight("bold" if style[row.site].external else "normal")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("AUROC with 95 % interval (dashed line: chance)")
+        unit = ", in the unit of the target" if metric.in_unit else ""
+        chance = "" if metric.chance is None else " (dashed line: chance)"
+        axes.set_xlabel(f"{metric.title}{unit}, with 95 % interval{chance}")
         return inline_svg(figure, key=key, variables=_VARIABLES)
+
+
+def _span(rows: Sequence[EvaluationRow], metric: Metric) -> tuple[float, float]:
+    """Ends of the axis: about one half to 1 for a share, about all intervals for what has a unit."""
+    numbers = [n for row in rows for n in (row.value, row.ci_low, row.ci_high) if n is not None]
+    if math.isfinite(metric.high):
+        return max(metric.low, min([0.5, *numbers]) - 0.03), metric.high
+    low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    margin = 0.05 * (high - low) or 0.5
+    return max(metric.low, low - margin), high + margin
 
 
 def _forest_row(axes: Axes, place: int, row: EvaluationRow, look: Look) -> None:
     if row.value is None:
-        axes.text(0.51, place, row.note or "no value", color=MUTED, style="italic", va="center")
+        where = axes.get_yaxis_transform()
+        axes.text(0.08, place, row.note or "no value", color=MUTED, style="italic", va="center", transform=where)
         return
     if row.ci_low is not None and row.ci_high is not None:
         axes.plot([row.ci_low, row.ci_high], [place, place], color=look.colour, linewidth=look.width)

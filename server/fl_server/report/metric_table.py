@@ -1,4 +1,7 @@
-"""The full table of metrics, arranged: a group a site and model, a part a set of inputs, a line a label."""
+"""The full table of metrics, arranged: a group a site and model, a part a set of inputs, a line a label.
+
+A line has a row a metric.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from fl_server.report import view
+from fl_shared.metrics.table import MetricName
 from fl_shared.results import EvaluationRow, Results
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricLine:
-    """The metrics of one label with one set of inputs, side by side."""
+    """The metrics of one label with one set of inputs."""
 
     label: str
-    metrics: dict[str, EvaluationRow]
+    metrics: dict[MetricName, EvaluationRow]
 
     @property
     def n(self) -> int | None:
@@ -40,6 +44,11 @@ class MetricPart:
     modalities: str
     leaky: bool
     lines: tuple[MetricLine, ...]
+
+    @property
+    def height(self) -> int:
+        """Rows that the part takes."""
+        return sum(len(line.metrics) for line in self.lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +75,11 @@ def metric_groups(results: Results, task: str) -> list[MetricGroup]:
 
 def _parts(results: Results, rows: Sequence[EvaluationRow]) -> Iterator[MetricPart]:
     for modalities, part in groupby(rows, key=lambda row: row.modalities):
-        lines: dict[str, dict[str, EvaluationRow]] = {}
+        lines: dict[str, dict[MetricName, EvaluationRow]] = {}
         for row in part:
             lines.setdefault(row.label, {})[row.metric] = row
         yield MetricPart(
             modalities=modalities,
-            leaky=view.is_leaky(results, modalities),
+            leaky=view.is_leaky(results, rows[0].task, modalities),
             lines=tuple(MetricLine(label=label, metrics=metrics) for label, metrics in lines.items()),
         )

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from fl_server.report import figures, view
 from fl_server.report.metric_table import MetricGroup, metric_groups
+from fl_shared.metrics.table import METRICS, Metric
 from fl_shared.page import environment
 from fl_shared.results import Curve, EvaluationRow, Results, RoundResult
 
@@ -27,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityRow:
-    """One set of inputs: its AUROC at each site."""
+    """One set of inputs: the headline metric at each site."""
 
     name: str
     leaky: bool
@@ -40,6 +41,8 @@ class TaskView:
     """All that the report shows of one task."""
 
     name: str
+    type: str
+    metric: Metric  # the headline's
     labels: tuple[str, ...]
     headline_labels: tuple[str, ...]
     headline: tuple[EvaluationRow, ...]
@@ -49,6 +52,16 @@ class TaskView:
     modalities: tuple[ModalityRow, ...]
     groups: tuple[MetricGroup, ...]
     notes: tuple[str, ...]
+
+    @property
+    def means(self) -> bool:
+        """Whether the headline is a mean over labels."""
+        return len(self.labels) > 1 and bool(self.labels[0])
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether curves can be drawn for this type of task."""
+        return self.type in METRICS["auroc"].types
 
     def of_role(self, role: str) -> list[EvaluationRow]:
         """Headline rows of the external (``external``) or the training (``train``) sites."""
@@ -68,6 +81,7 @@ def write_report(results: Results, path: Path) -> None:
             tasks=[
                 _task(results, name, index, several=len(models) > 1) for index, name in enumerate(results.study.tasks)
             ],
+            metrics=METRICS,
             models=sorted(models),
             rounds=_shown(results.rounds),
         )
@@ -83,6 +97,8 @@ def _task(results: Results, name: str, index: int, *, several: bool) -> TaskView
     columns = tuple((group.site, group.model) for group in groups)
     return TaskView(
         name=name,
+        type=results.study.types[name],
+        metric=METRICS[view.headline_metric(results, name)],
         labels=results.study.tasks[name],
         headline_labels=results.study.headline.get(name) or results.study.tasks[name],
         headline=tuple(headline),
@@ -100,11 +116,15 @@ def _task(results: Results, name: str, index: int, *, several: bool) -> TaskView
 def _modality(
     results: Results, rows: Sequence[EvaluationRow], task: str, modalities: str, columns: Sequence[tuple[str, str]]
 ) -> ModalityRow:
-    wanted = {"label": view.headline_label(results, task), "metric": view.HEADLINE_METRIC, "modalities": modalities}
+    wanted = {
+        "label": view.headline_label(results, task),
+        "metric": view.headline_metric(results, task),
+        "modalities": modalities,
+    }
     return ModalityRow(
-        name=view.modality_name(results, modalities),
-        leaky=view.is_leaky(results, modalities),
-        headline=modalities == view.headline_modalities(results),
+        name=view.modality_name(results, task, modalities),
+        leaky=view.is_leaky(results, task, modalities),
+        headline=modalities == view.headline_modalities(results, task),
         cells=tuple(view.find(rows, site=site, model=model, **wanted) for site, model in columns),
     )
 
@@ -114,7 +134,7 @@ def _forest(results: Results, rows: Sequence[EvaluationRow], index: int, *, seve
     svg = figures.forest(rows, _looks(results), several_models=several, key=f"forest{index}")
     return Picture(
         svg=Markup(svg),
-        alt=f"AUROC with 95 % interval at each site: {said}.",
+        alt=f"{METRICS[rows[0].metric].title} with 95 % interval at each site: {said}.",
         caption="Each mark is one site's own estimate on patients that the model never saw; the line is its 95 % "
         "interval. Diamonds: hospitals that never trained. Circles: held-out patients of training hospitals.",
     )
@@ -123,8 +143,8 @@ def _forest(results: Results, rows: Sequence[EvaluationRow], index: int, *, seve
 def _curves(results: Results, task: str, index: int) -> list[Picture]:
     """A picture a label that has curves, in the order of the task's labels; headline inputs only."""
     place = {name: at for at, name in enumerate(view.site_order(results))}
-    wanted = view.headline_modalities(results)
-    found: dict[str, list[Curve]] = {label: [] for label in results.study.tasks[task] or ("",)}
+    wanted = view.headline_modalities(results, task)
+    found: dict[str, list[Curve]] = {label: [] for label in results.study.tasks[task]}
     for curve in results.curves:
         if curve.task == task and curve.modalities == wanted and curve.site in place:
             found.setdefault(curve.label, []).append(curve)

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fl_server.report import view
+from fl_shared.metrics.table import METRICS
 from fl_shared.results import EvaluationRow, Results
 
 
 def headline_table(results: Results, console: Console) -> None:
-    """Print AUROC (95 % interval) of each task by site (external first) and inputs, and what privacy cost."""
+    """Print each task's headline metric (95 % interval) by site (external first) and inputs, and what privacy cost."""
     study, privacy = results.study, results.privacy
     if study.synthetic:
         console.print(Text("SYNTHETIC DATA", style="bold yellow"))
@@ -22,7 +23,8 @@ def headline_table(results: Results, console: Console) -> None:
         table = Table(title=Text(f"{study.name}: {task}"), title_justify="left", box=box.SIMPLE_HEAD)
         table.add_column("site", overflow="fold")
         table.add_column("inputs", overflow="fold")
-        table.add_column("AUROC (95 % interval)", min_width=20)
+        title = METRICS[view.headline_metric(results, task)].title
+        table.add_column(f"{title} (95 % interval)", min_width=20)
         table.add_column("epsilon", justify="right", no_wrap=True)
         for headline in view.headline_rows(results, task):
             for cells, style in _lines(results, headline):
@@ -47,6 +49,6 @@ def _lines(results: Results, headline: EvaluationRow) -> Iterator[tuple[tuple[st
     wanted = {name: getattr(headline, name) for name in ("task", "site", "model", "label", "metric")}
     for modalities in view.modality_sets(results, headline.task):
         first = modalities == headline.modalities
-        inputs = f"{modalities} (leaky)" if view.is_leaky(results, modalities) else modalities
+        inputs = f"{modalities} (leaky)" if view.is_leaky(results, headline.task, modalities) else modalities
         value = view.estimate(view.find(results.evaluation, **wanted, modalities=modalities))
         yield (site if first else "", inputs, value, epsilon if first else ""), "bold" if first else ""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fl_shared.metrics.table import METRICS, Metric, MetricName, metrics_of
 from fl_shared.results import EvaluationRow, PrivacyResult, Results
 
-HEADLINE_METRIC = "auroc"
-METRIC_NAMES = {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier score"}
 ROLE_NAMES = {"external": "external", "train": "internal"}
 NO_VALUE = "–"
 
@@ -17,44 +16,69 @@ def site_order(results: Results) -> list[str]:
     return sorted(results.sites, key=lambda name: (results.sites[name].role != "external", name))
 
 
-def headline_modalities(results: Results) -> str:
-    """The inputs that headline results may use: never one that states the diagnosis."""
+def headline_metric(results: Results, task: str) -> MetricName:
+    """The one metric that stands for a task."""
+    return metrics_of(results.study.types[task])[0]
+
+
+def metrics_shown(results: Results) -> dict[MetricName, Metric]:
+    """Every metric of the study's tasks, the headlines of the tasks first."""
+    first = [headline_metric(results, task) for task in results.study.tasks]
+    kinds = results.study.types.values()
+    return {name: METRICS[name] for name in (*first, *(name for kind in kinds for name in metrics_of(kind)))}
+
+
+def headlines(results: Results) -> list[Metric]:
+    """The headline metrics of the study's tasks, each once."""
+    return [METRICS[name] for name in dict.fromkeys(headline_metric(results, task) for task in results.study.tasks)]
+
+
+def headline_modalities(results: Results, task: str) -> str:
+    """The inputs that headline results may use: never one that states the diagnosis; a segmentation has its own."""
+    if results.study.types[task] == "segmentation":
+        return "all"
     offered = {row.modalities for row in results.evaluation}
     return "headline" if results.study.leaky or "headline" in offered else "all"
 
 
 def headline_label(results: Results, task: str) -> str:
-    """``macro`` for a multilabel task, ``""`` for a binary one."""
-    return "macro" if len(results.study.tasks[task]) > 1 else ""
+    """``macro`` where there are several labels; a survival's first one is the whole follow-up."""
+    labels = results.study.tasks[task]
+    return "macro" if len(labels) > 1 and labels[0] else labels[0]
 
 
 def headline_rows(results: Results, task: str) -> list[EvaluationRow]:
     """The headline metric of a task at every site that reported it, external sites first."""
     place = {name: index for index, name in enumerate(site_order(results))}
-    label, modalities = headline_label(results, task), headline_modalities(results)
+    label, modalities = headline_label(results, task), headline_modalities(results, task)
+    metric = headline_metric(results, task)
     rows = [
         row
         for row in results.evaluation
-        if (row.task, row.label, row.modalities, row.metric) == (task, label, modalities, HEADLINE_METRIC)
+        if (row.task, row.label, row.modalities, row.metric) == (task, label, modalities, metric)
     ]
     return sorted(rows, key=lambda row: place.get(row.site, len(place)))
 
 
 def modality_sets(results: Results, task: str) -> list[str]:
     """Sets of inputs that were judged on a task: the headline's first, then all, then the others as in the study."""
-    first = (headline_modalities(results), "all", *results.study.modalities)
+    first = (headline_modalities(results, task), "all", *results.study.modalities)
     sets = {row.modalities for row in results.evaluation if row.task == task}
     return sorted(sets, key=lambda name: (first.index(name) if name in first else len(first), name))
 
 
-def is_leaky(results: Results, modalities: str) -> bool:
-    """Whether a set of inputs holds one that states the diagnosis."""
+def is_leaky(results: Results, task: str, modalities: str) -> bool:
+    """Whether a set of inputs holds one that states the diagnosis; a segmentation sees its images alone."""
+    if results.study.types[task] == "segmentation":
+        return False
     used = results.study.modalities if modalities == "all" else modalities.split("+")
     return bool(set(used) & set(results.study.leaky))
 
 
-def modality_name(results: Results, modalities: str) -> str:
+def modality_name(results: Results, task: str, modalities: str) -> str:
     """A set of inputs in words."""
+    if results.study.types[task] == "segmentation":
+        return "the images that were drawn on"
     if modalities == "headline":
         return "headline: " + " + ".join(n for n in results.study.modalities if n not in results.study.leaky)
     if modalities == "all":
@@ -69,14 +93,20 @@ def find(rows: Iterable[EvaluationRow], **wanted: str) -> EvaluationRow | None:
 
 def estimate(row: EvaluationRow | None) -> str:
     """``0.812 (0.741–0.883)``; a dash where there is no value, for the note to explain."""
-    return NO_VALUE if row is None or row.value is None else f"{row.value:.3f} {interval(row)}"
+    return NO_VALUE if row is None or row.value is None else f"{number(row.value, row)} {interval(row)}"
 
 
 def interval(row: EvaluationRow) -> str:
-    """``(0.741–0.883)``, never nothing: a value without its interval says so."""
+    """``(0.741–0.883)``, in its metric's form; never nothing: a value without its interval says so."""
     if row.ci_low is None or row.ci_high is None:
         return "(no interval)"
-    return f"({row.ci_low:.3f}–{row.ci_high:.3f})"
+    separator = " to " if row.ci_low < 0 else "–"
+    return f"({number(row.ci_low, row)}{separator}{number(row.ci_high, row)})"
+
+
+def number(value: float, row: EvaluationRow) -> str:
+    """Three decimals of a share, four digits of what has a unit."""
+    return f"{value:.4g}" if METRICS[row.metric].in_unit else f"{value:.3f}"
 
 
 def count(number: int | None) -> str:

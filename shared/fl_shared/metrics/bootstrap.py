@@ -7,19 +7,28 @@ few array operations. Equal to a loop over scikit-learn's metrics (tests), and m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_shared.metrics.discrimination import Ranking
+from fl_shared.metrics.table import MetricName
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Metrics = Mapping[MetricName, Floats]
 
 CHUNK_CELLS = 2**21  # weights in memory at a time: 16 MiB an array of int64
 MAX_LEFT_OUT = 0.05
+
+
+class Measure(Protocol):
+    """The samples of a label, sorted and summed so that metrics under many weightings are cheap."""
+
+    def metrics(self, weights: Integers) -> Metrics:
+        """Each metric (b,) under ``weights`` (b, K) of the K patients; NaN where they do not define it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,35 +38,6 @@ class Interval:
     low: float | None
     high: float | None
     left_out: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Label:
-    """A label's samples in the form that weights over patients need."""
-
-    ranking: Ranking
-    event_patients: Integers  # (P,) patient of each event, in the ranking's order
-    other_patients: Integers  # (Q,)
-    squares: Floats  # (K,) sum of squared errors of each patient
-    counts: Floats  # (K,) samples of each patient
-
-    @classmethod
-    def of(cls, scores: Floats, targets: Floats, patients: Integers, *, cohort: int) -> _Label:
-        ranking = Ranking.of(scores, targets)
-        return cls(
-            ranking=ranking,
-            event_patients=patients[ranking.events],
-            other_patients=patients[ranking.others],
-            squares=np.bincount(patients, weights=np.square(scores - targets), minlength=cohort).astype(np.float64),
-            counts=np.bincount(patients, minlength=cohort).astype(np.float64),
-        )
-
-    def metrics(self, weights: Integers) -> tuple[Floats, Floats, Floats]:
-        """AUROC, average precision and Brier score (b,) under ``weights`` (b, K)."""
-        auroc, auprc = self.ranking.auroc_ap(weights[:, self.event_patients], weights[:, self.other_patients])
-        floats = weights.astype(np.float64)
-        total = floats @ self.counts
-        return auroc, auprc, floats @ self.squares / np.where(total > 0, total, np.nan)
 
 
 def patient_weights(cohort: int, *, resamples: int, seed: int, rows: int) -> Iterator[Integers]:
@@ -71,38 +51,31 @@ def patient_weights(cohort: int, *, resamples: int, seed: int, rows: int) -> Ite
 
 
 def bootstrap(
-    scores: Floats,
-    targets: Floats,
-    mask: NDArray[np.bool_],
-    patients: NDArray[np.integer],
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, Floats]:
-    """Resample patients and compute every metric of every label on the same resamples.
+    measures: Sequence[Measure], *, cohort: int, samples: int, resamples: int, seed: int
+) -> list[dict[MetricName, Floats]]:
+    """Resample patients and compute every metric of every measure on the same resamples.
 
     Args:
-        scores: (N, C) predicted probabilities.
-        targets: (N, C) 0 or 1.
-        mask: (N, C) true where the target is known.
-        patients: (N,) identifiers; equal means the same patient.
+        measures: what is measured; their patients are 0 to ``cohort`` - 1.
+        cohort: patients.
+        samples: of the largest measure; it bounds the memory.
         resamples: number of resamples B.
         seed: the same seed and patients give the same resamples, so systems can be compared pairwise.
 
     Returns:
-        ``auroc``, ``auprc`` and ``brier``, each (B, C); NaN where a resample does not define the metric.
+        The metrics of each measure, each (B,); NaN where a resample does not define the metric.
     """
-    names, patient = np.unique(patients, return_inverse=True)
-    labels = [
-        _Label.of(scores[known, c], targets[known, c], patient[known], cohort=len(names))
-        for c, known in enumerate(mask.T)
-    ]
-    rows = max(1, CHUNK_CELLS // len(patients))
-    chunks = [
-        np.stack([label.metrics(weights) for label in labels], axis=-1)
-        for weights in patient_weights(len(names), resamples=resamples, seed=seed, rows=rows)
-    ]
-    return dict(zip(("auroc", "auprc", "brier"), np.concatenate(chunks, axis=1), strict=True))
+    rows = max(1, CHUNK_CELLS // max(samples, cohort, 1))
+    drawn = patient_weights(cohort, resamples=resamples, seed=seed, rows=rows) if measures else ()
+    chunks = [[measure.metrics(weights) for measure in measures] for weights in drawn]
+    by_measure = zip(*chunks, strict=True)
+    return [{name: np.concatenate([chunk[name] for chunk in each]) for name in each[0]} for each in by_measure]
+
+
+def estimates(measures: Sequence[Measure], *, cohort: int) -> list[dict[MetricName, float]]:
+    """The metrics of each measure on the patients as they are."""
+    once = np.ones((1, cohort), dtype=np.int64)
+    return [{name: float(value[0]) for name, value in measure.metrics(once).items()} for measure in measures]
 
 
 def interval(values: Floats) -> Interval:

@@ -5,11 +5,14 @@ All limits count patients, not samples (facts: counts below 10 are suppressed):
 - a cohort, or a label's known cohort, below ``min_patients`` releases nothing;
 - fewer than 2 patients with, or without, the event: the metric is not defined;
 - fewer than 10 patients with, or without, the event: the number of events is withheld, the value stays;
+- labels that exclude one another, or lie within one another (events by 90 and by 365 days), tell by subtraction what
+  lies between: unless 10 patients do in each case, all such numbers are withheld;
 - curves need 10 patients with the event, 10 without, and 40 in all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,57 +21,76 @@ from numpy.typing import NDArray
 MIN_DEFINED = 2
 MIN_CELL = 10
 MIN_CURVE = 40
+MANY_LEFT_OUT = "of resamples were left out: not defined on them"
+UNDEFINED = "not defined on these patients"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One label of one cohort: its known samples, and what may be said of them."""
+    """One label of one cohort: whose known samples these are, and what may be said of them.
+
+    patients: (n,) patient of each sample. outcome: (n,) 1 with the event, 0 without, NaN not known by then; None when
+    the task has no events. defined_by: sides of the outcome without which no value is defined. finite: whether all
+    predictions are. gives_away: whether the number of events would tell a small cell by subtraction.
+    """
 
     label: str
-    scores: NDArray[np.float64]
-    targets: NDArray[np.float64]
     patients: NDArray[np.integer]
     min_patients: int
+    outcome: NDArray[np.float64] | None = None
+    defined_by: tuple[int, ...] = (1, 0)
+    finite: bool = True
+    gives_away: bool = False
 
     @property
     def cohort(self) -> int:
         """Patients whose outcome is known."""
         return len(np.unique(self.patients))
 
-    @property
-    def smaller(self) -> int:
-        """Patients with the event, or patients without it: the smaller number."""
-        return min(len(np.unique(self.patients[self.targets == side])) for side in (0, 1))
+    def smaller(self, *sides: int) -> int:
+        """Patients on the smaller one of the sides (1 with the event, 0 without)."""
+        assert self.outcome is not None
+        return min(len(np.unique(self.patients[self.outcome == side])) for side in sides)
 
     @property
     def withheld(self) -> str:
         """Why no value is given; empty when one is."""
         if self.cohort < self.min_patients:
             return f"suppressed: fewer than {self.min_patients} patients"
-        if not np.isfinite(self.scores).all():
+        if not self.finite:
             return "not defined: scores are not finite"
-        if self.smaller < MIN_DEFINED:
-            return f"not defined: fewer than {MIN_DEFINED} patients with, or without, the event"
+        if self.outcome is not None and self.smaller(*self.defined_by) < MIN_DEFINED:
+            sides = "with, or without," if 0 in self.defined_by else "with"
+            return f"not defined: fewer than {MIN_DEFINED} patients {sides} the event"
         return ""
 
     @property
     def n(self) -> int | None:
         """Samples judged."""
-        return len(self.targets) if self.cohort >= self.min_patients else None
+        return len(self.patients) if self.cohort >= self.min_patients else None
 
     @property
     def events(self) -> int | None:
-        """Samples with the event, unless that (or its complement) is a small cell."""
-        return int(self.targets.sum()) if self.n is not None and self.smaller >= MIN_CELL else None
+        """Samples with the event, unless that tells of a small cell."""
+        if self.outcome is None or self.n is None or self.gives_away or self.smaller(0, 1) < MIN_CELL:
+            return None
+        return int((self.outcome == 1).sum())
 
     @property
     def note(self) -> str:
         """What the reader must know about the counts of a row with a value."""
-        if self.events is not None:
+        if self.outcome is None or self.events is not None:
             return ""
-        return f"events withheld: fewer than {MIN_CELL} patients with, or without, the event"
+        if self.smaller(0, 1) < MIN_CELL:
+            return f"events withheld: fewer than {MIN_CELL} patients with, or without, the event"
+        return f"events withheld: they would tell a cell of fewer than {MIN_CELL} patients"
 
     @property
     def shows_curves(self) -> bool:
         """Whether curves may be drawn."""
-        return not self.withheld and self.smaller >= MIN_CELL and self.cohort >= MIN_CURVE
+        return not self.withheld and self.smaller(0, 1) >= MIN_CELL and self.cohort >= MIN_CURVE
+
+
+def tell_small(cells: Iterable[NDArray[np.bool_]], patients: NDArray[np.integer]) -> bool:
+    """Whether any of the cells, each (n,) bool over samples, holds fewer than 10 patients."""
+    return any(len(np.unique(patients[cell])) < MIN_CELL for cell in cells)

@@ -52,28 +52,39 @@ class Ranking:
             others_upto=np.searchsorted(low, high, side="right"),
         )
 
-    def auroc_ap(self, events: NDArray[Any], others: NDArray[Any]) -> tuple[Floats, Floats]:
-        """AUROC and average precision of weighted samples.
+    def auroc(self, events: NDArray[Any], others: NDArray[Any]) -> Floats:
+        """AUROC of weighted samples: the weighted Mann-Whitney probability, ties counting one half.
 
-        AUROC is the weighted Mann-Whitney probability, ties counting one half (Bamber, J Math Psychol 1975). Average
-        precision is sum_k (R_k - R_{k-1}) P_k over distinct thresholds, without interpolation, as in scikit-learn.
+        Bamber, J Math Psychol 1975.
 
         Args:
-            events: (..., P) non-negative integer weights of `events`, in that order.
-            others: (..., Q) the same for `others`.
+            events: (..., P) non-negative weights of `events`, in that order; they need not be integers.
+            others: (..., Q) non-negative integer weights of `others`.
 
         Returns:
-            Two arrays (...,); NaN where a class has no weight.
+            (...,); NaN where a class has no weight.
+        """
+        return self._auroc(events, _cumulative(others))
+
+    def auroc_ap(self, events: NDArray[Any], others: NDArray[Any]) -> tuple[Floats, Floats]:
+        """AUROC and average precision of samples with integer weights.
+
+        Average precision is sum_k (R_k - R_{k-1}) P_k over distinct thresholds, without interpolation, as in
+        scikit-learn. Arguments and NaN as in `auroc`.
         """
         below_event, below_other = _cumulative(events), _cumulative(others)
         positives, negatives = below_event[..., -1], below_other[..., -1]
-        twice_below = below_other[..., self.others_below] + below_other[..., self.others_upto]
         true = positives[..., None] - below_event[..., self.events_below]  # events at or above each event's score
         false = negatives[..., None] - below_other[..., self.others_below]
         precision = true / np.maximum(true + false, 1)  # 0/1 where the weight is 0 and the term drops out
-        pairs = np.where((positives > 0) & (negatives > 0), positives.astype(np.float64) * negatives, np.nan)
         count = np.where(negatives > 0, np.where(positives > 0, positives, np.nan), np.nan)
-        return (events * twice_below).sum(axis=-1) / 2.0 / pairs, (events * precision).sum(axis=-1) / count
+        return self._auroc(events, below_other), (events * precision).sum(axis=-1) / count
+
+    def _auroc(self, events: NDArray[Any], below_other: Integers) -> Floats:
+        twice_below = below_other[..., self.others_below] + below_other[..., self.others_upto]
+        pairs = events.sum(axis=-1).astype(np.float64) * below_other[..., -1]
+        area: Floats = (events * twice_below).sum(axis=-1) / 2.0 / np.where(pairs > 0, pairs, np.nan)
+        return area
 
 
 def _cumulative(weights: NDArray[Any]) -> Integers:

@@ -1,25 +1,28 @@
 """From predictions to the rows and curves that may leave a site (rules: `fl_shared.metrics.disclosure`).
 
-Values are rounded to 4 decimals (curves 3): finer than any interval, coarser than what would give counts away.
+Values are rounded as `fl_shared.metrics.table` says (curves to 3 decimals).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_shared.metrics import bootstrap as resampling
-from fl_shared.metrics.calibration import brier, calibration_bins
-from fl_shared.metrics.disclosure import MIN_CELL, Cell
-from fl_shared.metrics.discrimination import PR_GRID, ROC_GRID, auroc, average_precision, pr_curve, roc_curve
+from fl_shared.metrics.calibration import calibration_bins
+from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
+from fl_shared.metrics.discrimination import PR_GRID, ROC_GRID, pr_curve, roc_curve
+from fl_shared.metrics.parts import Part, Rows, parts_of, predicted_shape
+from fl_shared.metrics.table import METRICS, MetricName
 from fl_shared.results import Curve, EvaluationRow
+from fl_shared.study import TaskPlan
 
 Floats = NDArray[np.float64]
-
-_METRICS = {"auroc": auroc, "auprc": average_precision, "brier": brier}
 
 
 def evaluate_predictions(
@@ -27,11 +30,10 @@ def evaluate_predictions(
     site: str,
     role: Literal["train", "external"],
     task: str,
-    labels: Sequence[str],
-    headline: Sequence[str],
+    plan: TaskPlan,
     modalities: str,
     model: str,
-    scores: NDArray[np.floating],
+    predictions: NDArray[np.floating],
     targets: NDArray[np.floating],
     mask: NDArray[np.bool_],
     patients: NDArray[np.integer],
@@ -45,12 +47,11 @@ def evaluate_predictions(
         site: name of the site.
         role: its role in the study.
         task: name of the task.
-        labels: names of the C labels; ``[""]`` for a binary task.
-        headline: labels of the macro mean (all when empty); no macro row for a binary task.
+        plan: its type, labels and times.
         modalities: which inputs the model was given: ``all``, ``headline`` or names joined by ``+``.
         model: what was judged, as shown in the report.
-        scores: (N, C) predicted probabilities.
-        targets: (N, C) 0 or 1.
+        predictions: (N, …) as `predicted_shape` says.
+        targets: (N, C), C as `TaskPlan.names`; of a segmentation as `predicted_shape` says.
         mask: (N, C) true where the target is known.
         patients: (N,) patient of each sample, as arbitrary integers.
         bootstrap: number of resamples for the 95 % intervals.
@@ -58,107 +59,126 @@ def evaluate_predictions(
         min_patients: a smaller cohort releases no number.
 
     Returns:
-        Rows (three metrics a label, then three of the macro mean) and the curves that the rules above allow.
+        Rows (a metric a row; where there are several labels, last their macro mean over the headline labels) and the
+        curves that the rules allow.
 
     Raises:
         ValueError: the shapes do not fit.
     """
-    shape = (len(patients), len(labels))
-    if not scores.shape == targets.shape == mask.shape == shape:
-        raise ValueError(f"scores {scores.shape}, targets {targets.shape}, mask {mask.shape}: expected {shape}")
-    risks, outcomes = scores.astype(np.float64), targets.astype(np.float64)
-    cells = [
-        Cell(label=label, scores=p[known], targets=y[known], patients=patients[known], min_patients=min_patients)
-        for label, p, y, known in zip(labels, risks.T, outcomes.T, mask.T, strict=True)
-    ]
-    draws = _draws(cells, risks, outcomes, mask, patients, resamples=bootstrap, seed=seed)
-    names: dict[str, Any] = {"site": site, "task": task, "modalities": modalities}
-    numbers = [_numbers(cell, metric, draws[metric][:, c]) for c, cell in enumerate(cells) for metric in _METRICS]
-    if len(labels) > 1:
-        head = [c for c, label in enumerate(labels) if label in headline or not headline]
-        counts = _macro_counts(mask[:, head], patients, min_patients=min_patients)
-        parts = [cells[c] for c in head]
-        numbers += [_macro(parts, metric, draws[metric][:, head]) | counts for metric in _METRICS]
-    rows = [EvaluationRow(**names, role=role, model=model, **number) for number in numbers]
-    return rows, [Curve(**names, label=cell.label, **curve) for cell in cells for curve in _curves(cell)]
-
-
-def _draws(
-    cells: Sequence[Cell],
-    scores: Floats,
-    targets: Floats,
-    mask: NDArray[np.bool_],
-    patients: NDArray[np.integer],
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, Floats]:
-    """Resampled metrics, each (B, C); NaN for the labels that release no value."""
-    given = [c for c, cell in enumerate(cells) if not cell.withheld]
-    draws = {metric: np.full((resamples, len(cells)), np.nan) for metric in _METRICS}
-    if given:
-        found = resampling.bootstrap(
-            scores[:, given], targets[:, given], mask[:, given], patients, resamples=resamples, seed=seed
+    columns = len(plan.labels if plan.type == "segmentation" else plan.names)
+    shapes = (len(patients), *predicted_shape(plan)), (len(patients), columns)
+    if predictions.shape != shapes[0] or not targets.shape == mask.shape == shapes[1]:
+        raise ValueError(
+            f"predictions {predictions.shape}, targets {targets.shape}, mask {mask.shape}: expected {shapes}"
         )
-        for metric, values in found.items():
-            draws[metric][:, given] = values
-    return draws
+    names, patient = np.unique(patients, return_inverse=True)
+    parts = parts_of(
+        plan,
+        Rows(
+            predictions=predictions.astype(np.float64),
+            targets=targets.astype(np.float64),
+            mask=mask,
+            patients=patient,
+            cohort=len(names),
+            min_patients=min_patients,
+        ),
+    )
+    found = _measured(parts, cohort=len(names), resamples=bootstrap, seed=seed)
+    numbers = [_numbers(part, metric, found) for part in parts for metric in part.metrics]
+    if len(plan.labels) > 1:
+        head = [part for part in parts if part.cell.label in plan.headline or not plan.headline]
+        counts = _macro_counts(head, patient, min_patients=min_patients)
+        numbers += [_macro(head, metric, found) | counts for metric in parts[0].metrics]
+    place: dict[str, Any] = {"site": site, "task": task, "modalities": modalities}
+    rows = [EvaluationRow(**place, role=role, model=model, **number) for number in numbers]
+    return rows, [Curve(**place, **curve) for part in parts for curve in _curves(part)]
 
 
-def _numbers(cell: Cell, metric: str, draws: Floats) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A metric of a label: its value (NaN where it is not defined) and its resamples (B,)."""
+
+    value: float
+    draws: Floats
+
+
+_Measured = dict[tuple[str, MetricName], _Found]
+
+
+def _measured(parts: Sequence[Part], *, cohort: int, resamples: int, seed: int) -> _Measured:
+    """Label and metric -> what was found, without the labels that release no value."""
+    given = [part for part in parts if not part.cell.withheld]
+    measures = [part.measure() for part in given]
+    samples = max((len(part.known) for part in given), default=0)
+    values = resampling.estimates(measures, cohort=cohort)
+    draws = resampling.bootstrap(measures, cohort=cohort, samples=samples, resamples=resamples, seed=seed)
+    return {
+        (part.cell.label, name): _Found(value=value[name], draws=drawn[name])
+        for part, value, drawn in zip(given, values, draws, strict=True)
+        for name in part.metrics
+    }
+
+
+def _numbers(part: Part, metric: MetricName, found: _Measured) -> dict[str, Any]:
     """The numbers of a row of one label."""
+    cell = part.cell
     row = {"label": cell.label, "metric": metric, "n": cell.n, "events": cell.events}
     if cell.withheld:
-        return row | {"value": None, "ci_low": None, "ci_high": None, "note": cell.withheld}
-    return row | _estimate(_METRICS[metric](cell.scores, cell.targets), draws, notes=[cell.note])
+        return row | _nothing(cell.withheld)
+    return row | _estimate(metric, found[cell.label, metric], notes=[cell.note])
 
 
-def _macro(cells: Sequence[Cell], metric: str, draws: Floats) -> dict[str, Any]:
-    """The mean over the headline labels that release a value; ``draws`` (B, C) are theirs."""
+def _macro(parts: Sequence[Part], metric: MetricName, found: _Measured) -> dict[str, Any]:
+    """The mean over the labels that release a value."""
     row = {"label": "macro", "metric": metric}
-    given = [c for c, cell in enumerate(cells) if not cell.withheld]
+    labels = [part.cell.label for part in parts]
+    given = [label for label in labels if (label, metric) in found and math.isfinite(found[label, metric].value)]
     if not given:
-        return row | {"value": None, "ci_low": None, "ci_high": None, "note": cells[0].withheld}
-    without = [cell.label for cell in cells if cell.withheld]
-    note = f"mean of {len(given)} of {len(cells)} labels, without {', '.join(without)}" if without else ""
-    value = float(np.mean([_METRICS[metric](cells[c].scores, cells[c].targets) for c in given]))
-    return row | _estimate(value, draws[:, given].mean(axis=1), notes=[note])
+        return row | _nothing(parts[0].cell.withheld or UNDEFINED)
+    without = [label for label in labels if label not in given]
+    note = f"mean of {len(given)} of {len(labels)} labels, without {', '.join(without)}" if without else ""
+    each = [found[label, metric] for label in given]
+    mean = _Found(value=float(np.mean([one.value for one in each])), draws=np.mean([one.draws for one in each], axis=0))
+    return row | _estimate(metric, mean, notes=[note])
 
 
-def _macro_counts(
-    mask: NDArray[np.bool_], patients: NDArray[np.integer], *, min_patients: int
-) -> dict[str, int | None]:
-    """Samples with any headline label known; events have no meaning for a mean."""
-    judged = np.flatnonzero(mask.any(axis=1))
+def _macro_counts(parts: Sequence[Part], patients: NDArray[np.integer], *, min_patients: int) -> dict[str, int | None]:
+    """Samples that any headline label judges; events have no meaning for a mean."""
+    judged = np.any([part.known for part in parts], axis=0)
     few = len(np.unique(patients[judged])) < min_patients
-    return {"n": None if few else len(judged), "events": None}
+    return {"n": None if few else int(judged.sum()), "events": None}
 
 
-def _estimate(value: float, draws: Floats, *, notes: Sequence[str]) -> dict[str, Any]:
+def _nothing(note: str) -> dict[str, Any]:
+    return {"value": None, "ci_low": None, "ci_high": None, "note": note}
+
+
+def _estimate(metric: MetricName, found: _Found, *, notes: Sequence[str]) -> dict[str, Any]:
     """A value with its interval, rounded, and every note that belongs to it."""
-    found = resampling.interval(draws)
-    many = found.left_out > resampling.MAX_LEFT_OUT
-    left_out = f"{found.left_out:.0%} of resamples had a single class and were left out" if many else ""
+    if not math.isfinite(found.value):
+        return _nothing("; ".join(note for note in (UNDEFINED, *notes) if note))
+    within, rounded = resampling.interval(found.draws), METRICS[metric].rounded
+    many = within.left_out > resampling.MAX_LEFT_OUT
+    left_out = f"{within.left_out:.0%} {MANY_LEFT_OUT}" if many else ""
     return {
-        "value": round(value, 4),
-        "ci_low": None if found.low is None else round(found.low, 4),
-        "ci_high": None if found.high is None else round(found.high, 4),
+        "value": rounded(found.value),
+        "ci_low": None if within.low is None else rounded(within.low),
+        "ci_high": None if within.high is None else rounded(within.high),
         "note": "; ".join(note for note in (*notes, left_out) if note),
     }
 
 
-def _curves(cell: Cell) -> list[dict[str, Any]]:
+def _curves(part: Part) -> list[dict[str, Any]]:
     """The curves of a label, none when its cells are small; a calibration bin holds 10 patients or more."""
-    if not cell.shows_curves:
+    cell = part.cell
+    if part.scored is None or not cell.shows_curves:
         return []
     points = {
-        "roc": (ROC_GRID, roc_curve(cell.scores, cell.targets)),
-        "pr": (PR_GRID, pr_curve(cell.scores, cell.targets)),
-        "calibration": calibration_bins(
-            cell.scores, cell.targets, cell.patients, min_patients=max(MIN_CELL, cell.min_patients)
-        ),
+        "roc": (ROC_GRID, roc_curve(*part.scored)),
+        "pr": (PR_GRID, pr_curve(*part.scored)),
+        "calibration": calibration_bins(*part.scored, cell.patients, min_patients=max(MIN_CELL, cell.min_patients)),
     }
     return [
-        {"kind": kind, "x": tuple(np.round(x, 3).tolist()), "y": tuple(np.round(y, 3).tolist())}
+        {"label": cell.label, "kind": kind, "x": tuple(np.round(x, 3).tolist()), "y": tuple(np.round(y, 3).tolist())}
         for kind, (x, y) in points.items()
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
-from fl_shared.models import encoders, fusion, heads, systems  # noqa: F401 - they register themselves
-from fl_shared.models.registry import SYSTEMS
-from fl_shared.models.systems.attention import MultimodalModel
+from fl_shared.models import parts  # noqa: F401 - they register themselves
+from fl_shared.models.lora import is_lora
+from fl_shared.models.model import MultimodalModel, compose
 from fl_shared.study import PARTS, Study
 
 EMBEDDING_BOUND = 0.02 * math.sqrt(3)  # standard deviation 0.02, as BERT's
@@ -33,7 +33,7 @@ def build_model(study: Study, *, weights: Mapping[str, Path] | None = None) -> M
     """
     _check_names(study)
     with torch.random.fork_rng(devices=[]):  # the constructors' own draws are replaced below
-        model = SYSTEMS.get(study.model.system, key="model.system").build(study, weights or {})
+        model = compose(study, weights or {})
     given = tuple(f"encoders.{m}" for m, plan in study.modalities.items() if plan.weights is not None)
     _initialise(model, seed=study.seed, given=given)
     return model
@@ -49,14 +49,9 @@ def groups(model: nn.Module) -> dict[str, list[str]]:
     return found
 
 
-def select(model: nn.Module, prefixes: Iterable[str]) -> dict[str, NDArray[np.generic]]:
-    """Copies of the arrays whose name is one of the prefixes or stands under one (``"fusion"``, ``"encoders.ecg"``)."""
-    wanted = tuple(prefixes)
-    return {
-        name: tensor.detach().cpu().numpy().copy()
-        for name, tensor in model.state_dict().items()
-        if _under(name, wanted)
-    }
+def select(model: nn.Module, chosen: Callable[[str], bool] = lambda name: True) -> dict[str, NDArray[np.generic]]:
+    """Copies of the parameters and buffers whose name is chosen (all, by default)."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items() if chosen(name)}
 
 
 def load(model: nn.Module, arrays: Mapping[str, NDArray[np.generic]]) -> None:
@@ -85,8 +80,9 @@ def _under(name: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _initialise(model: nn.Module, *, seed: int, given: tuple[str, ...]) -> None:
-    """Draw every tensor by its name: norm scales 1, biases 0, linear maps of variance 1/n and convolutions
-    of variance 2/n, n inputs each (LeCun et al. 1998, section 4.6; He et al. 2015, eq. 10).
+    """Draw every tensor by its name: norm scales 1, biases 0, maps uniform within 1/sqrt(n) of 0, n inputs each.
+
+    That is torch's default. A module's own ``initial`` (leaf -> constant) goes before.
 
     torch's own draws differ in the last bit between processors, and a site whose initial model differs is refused.
     These are a 24-bit integer times one number: exact everywhere, and untouched by what else the model holds.
@@ -94,7 +90,10 @@ def _initialise(model: nn.Module, *, seed: int, given: tuple[str, ...]) -> None:
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{leaf}"
-            if _under(name, given):
+            if _under(name, given) and not is_lora(name):
+                continue
+            if leaf in (constants := getattr(module, "initial", {})):
+                nn.init.constant_(parameter, constants[leaf])
                 continue
             if parameter.dim() < 2:
                 nn.init.constant_(parameter, 0.0 if leaf == "bias" else 1.0)

@@ -7,46 +7,18 @@ stays on dimension 0 of every parametrised layer, since per-patient gradients ar
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import ClassVar, Literal, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fl_shared.study import ModelPlan
+
 Need = Literal["pooled", "tokens", "levels", "stages"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One row a sample.
-
-    inputs: modality -> named tensors, each (B, …). waveform: ``signal`` (B, leads, samples) mV and ``lead_mask``
-        (B, leads); table: ``values`` (B, F) scaled by the concept's fixed range and ``observed`` (B, F) bool;
-        text: ``ids`` (B, L) int64 and ``mask`` (B, L) bool. Rows of an absent modality are zero-filled.
-    present: modality -> (B,) bool. At least one modality is present in every row.
-    targets: task -> (B, C) float32; target_mask: task -> (B, C) bool (unlabelled is not negative).
-    index: (B,) int64, patient number for grouping only.
-    """
-
-    inputs: Mapping[str, Mapping[str, Tensor]]
-    present: Mapping[str, Tensor]
-    targets: Mapping[str, Tensor]
-    target_mask: Mapping[str, Tensor]
-    index: Tensor
-
-    def __len__(self) -> int:
-        return int(self.index.shape[0])
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
-        return Batch(
-            inputs={m: {k: v.to(device) for k, v in named.items()} for m, named in self.inputs.items()},
-            present={m: v.to(device) for m, v in self.present.items()},
-            targets={t: v.to(device) for t, v in self.targets.items()},
-            target_mask={t: v.to(device) for t, v in self.target_mask.items()},
-            index=self.index.to(device),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +32,91 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput:
-    """pooled (B, d), tokens (B, T, d), token_mask (B, T), three levels from low to high, auxiliary outputs."""
+    """pooled (B, d), tokens (B, T, d), token_mask (B, T), levels from low to high (three, or none where not asked for).
+
+    aux: losses of the encoder's own, each (B,).
+    """
 
     pooled: Tensor
     tokens: Tensor
     token_mask: Tensor
-    levels: tuple[Level, Level, Level]
+    levels: tuple[Level, ...] = ()
     aux: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One row a sample.
+
+    inputs: modality -> named tensors, each (B, …). waveform: ``signal`` (B, leads, samples) mV and ``lead_mask``
+        (B, leads); table: ``values`` (B, F) scaled by the concept's fixed range and ``observed`` (B, F) bool;
+        events: ``values`` and ``observed`` (B, bins, F); text: ``ids`` (B, L) int64 and ``mask`` (B, L) bool;
+        cine: ``video`` (B, frames, slices, size, size), ``frame_mask``, ``slice_mask`` and ``spacing`` (B, 3) mm;
+        image: ``pixels`` (B, 1, size, size) and ``spacing`` (B, 2) mm; embedding: ``vectors`` (B, V, features) and
+        ``mask`` (B, V). Rows of an absent modality are zero-filled.
+    present: modality -> (B,) bool. At least one modality is present in every row.
+    targets: task -> (B, C) float32, C as `TaskPlan.names`; segmentation: (B, frames, slices, size, size) uint8, 0
+        background, then the numbers of the labels. target_mask: task -> (B, C) bool (unlabelled is not negative);
+        segmentation: (B, frames, slices), where someone drew.
+    index: (B,) int64, patient number for grouping only.
+    features: modality -> what its encoder (its parameters unchanged) gave for these rows: then it does not run.
+    """
+
+    inputs: Mapping[str, Mapping[str, Tensor]]
+    present: Mapping[str, Tensor]
+    targets: Mapping[str, Tensor]
+    target_mask: Mapping[str, Tensor]
+    index: Tensor
+    features: Mapping[str, EncoderOutput] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.index.shape[0])
+
+
+T = TypeVar("T")
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], part: T) -> T:
+    """``part`` (tensors, mappings, tuples and dataclasses of them, None) with every tensor changed."""
+    if isinstance(part, Tensor):
+        return cast(T, change(part))
+    if isinstance(part, Mapping):
+        return cast(T, {key: each_tensor(change, value) for key, value in part.items()})
+    if isinstance(part, tuple):
+        return cast(T, tuple(each_tensor(change, value) for value in part))
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: each_tensor(change, getattr(part, f.name)) for f in fields(part)})
+    return part
+
+
+def take(part: T, rows: Tensor | NDArray[np.int64]) -> T:
+    """Rows of a batch, of encoder outputs, of anything whose tensors have the rows on dimension 0."""
+    return each_tensor(lambda x: x.index_select(0, torch.as_tensor(rows, device=x.device)), part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxLogits:
+    """Another prediction of a task, trained by the loss of the task's head: logits (B, C), rows that count (B,)."""
+
+    task: str
+    logits: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionOutput:
-    """fused (B, D); per_class (B, C, D) where a fusion gives one vector a label; auxiliary losses, logits, weights."""
+    """What a fusion gives.
+
+    fused: (B, D). per_class: (B, C, D), where a fusion gives one vector a label. logits: task -> (B, C), where the
+    fusion predicts itself (stacking, averages): the task's head then has no layer of its own. auxiliary: objective ->
+    further predictions. losses: objective -> (B,), what each row adds. weights: for people to look at, (B, …).
+    """
 
     fused: Tensor
     per_class: Tensor | None = None
-    aux_losses: Mapping[str, Tensor] = field(default_factory=dict)
-    aux_logits: Mapping[str, Tensor] = field(default_factory=dict)
+    logits: Mapping[str, Tensor] = field(default_factory=dict)
+    auxiliary: Mapping[str, tuple[AuxLogits, ...]] = field(default_factory=dict)
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -92,9 +132,11 @@ class State:
 class StagedEncoder(nn.Module, ABC):
     """An encoder that can be driven stage by stage, so that a fusion may act inside it (MMTM, DAFT, HyperFusion).
 
-    ``forward`` is stem -> all stages -> finish. `cond` carries per-sample generated weights.
+    ``forward`` is stem -> all stages -> finish; the three levels are stages. `cond` carries per-sample generated
+    weights. ``decoder`` names what turns its levels' maps into a segmentation (cine).
     """
 
+    decoder: ClassVar[str] = "pyramid"
     stage_channels: tuple[int, ...]
     width: int
 
@@ -126,29 +168,57 @@ class StagedEncoder(nn.Module, ABC):
         return self.finish(state)
 
 
-class Fusion(nn.Module, ABC):
-    """Combines modalities; what it needs of the encoders is declared, so that one loop serves every fusion."""
+@dataclass(frozen=True, kw_only=True)
+class FusionSpec:
+    """What a fusion is built for.
 
-    needs: ClassVar[frozenset[Need]]
-    native_missing: ClassVar[bool]
-    max_modalities: ClassVar[int | None] = None
-    requires_anchor: ClassVar[str | None] = None
-    n_phases: ClassVar[int] = 1
+    modalities: in the order of the study; widths: modality -> width of pooled and tokens; levels: modality -> channels
+    of its three levels; tasks: task -> numbers that its head gives (segmentations are not the fusion's); model: sizes.
+    """
+
+    modalities: tuple[str, ...]
+    widths: Mapping[str, int]
+    levels: Mapping[str, tuple[int, ...]]
+    tasks: Mapping[str, int]
+    model: ModelPlan
+
+
+class Fusion(nn.Module, ABC):
+    """Combines modalities; what it needs of the encoders is declared, so that one loop serves every fusion.
+
+    What an absent modality's outputs hold is 0 and masked. Without ``native_missing`` a learned vector stands in its
+    place (`fl_shared.models.fusion.missing`). ``projects``: the adapters bring every modality to ``model.width``;
+    otherwise it gets them as wide as their encoders. ``predicts``: gives logits itself, so that heads have no layer.
+    """
+
+    needs: frozenset[Need]
+    native_missing: bool
+    projects: bool = True
+    predicts: bool = False
     out_features: int
 
     @abstractmethod
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
-        """Encoder outputs and presence -> fused vector."""
+        """Encoder outputs and presence (B,) -> fused vector."""
+
+    def choose(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> None:
+        """Fill the buffers that a phase with objective 'choose' trains, from these rows. Most have none."""
 
 
 class Head(Protocol):
     """Turns the fused vector into a task's logits, losses and predictions."""
 
     def __call__(self, fused: FusionOutput) -> Tensor:
-        """Logits (B, C)."""
+        """Logits (B, `TaskPlan.outputs`)."""
 
     def loss(self, logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Per-row loss (B,): a row's loss never depends on another row."""
+        """Per-row loss (B,), 0 where nothing is known: a row's loss never depends on another row (but Cox's)."""
 
     def predict(self, logits: Tensor) -> Tensor:
-        """Probabilities (B, C)."""
+        """What is judged and shown, in float32.
+
+        binary, multilabel: probabilities (B, C); multiclass: (B, classes); regression: (B, 1) in the target's unit;
+        survival: risk of the event by each of `TaskPlan.edges` (B, bins), Cox: (B, 1) log relative hazard; competing:
+        cumulative incidence of each cause by each edge (B, bins, causes); segmentation: labels (B, frames, slices,
+        size, size) uint8.
+        """

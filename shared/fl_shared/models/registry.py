@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from torch import nn
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
-from fl_shared.models.interface import Fusion, StagedEncoder
-from fl_shared.study import ModalityPlan, ModelPlan, Study, TaskPlan
-
-if TYPE_CHECKING:
-    from fl_shared.models.systems.attention import MultimodalModel
+from fl_shared.models.interface import Fusion, FusionSpec, StagedEncoder
+from fl_shared.study import ModalityPlan, ModelPlan, TaskPlan
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -23,7 +20,7 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 class Entry(Generic[Builder]):
     """One thing that can be built.
 
-    kind: modality kind of an encoder, task type of a head, else ``""``; source: paper or section it follows;
+    kind: modality kind of an encoder, `TaskPlan.head` of a head, else ``""``; source: paper or section it follows;
     dp: per-patient gradients are exact under ghost clipping; native_missing: handles an absent modality itself.
     """
 
@@ -77,14 +74,10 @@ class Registry(Generic[Builder]):
 
 
 ENCODERS: Registry[Callable[[ModalityPlan, ModelPlan, Path | None], StagedEncoder]] = Registry("encoder")
-FUSIONS: Registry[Callable[[Sequence[str], ModelPlan], Fusion]] = Registry("fusion")
-HEADS: Registry[Callable[[TaskPlan, int], nn.Module]] = Registry("head")
-SYSTEMS: Registry[Callable[[Study, Mapping[str, Path]], MultimodalModel]] = Registry("system")
+FUSIONS: Registry[Callable[[FusionSpec], Fusion]] = Registry("fusion")
+HEADS: Registry[Callable[[TaskPlan, int | None, ModelPlan], nn.Module]] = Registry("head")
+"""Built for a task and the width of the fused vector: None when the fusion predicts itself."""
 
-DEFAULT_ENCODERS = {
-    "cine": "cine_cnn",
-    "events": "events_cnn",
-    "table": "ehr_mlp",
-    "text": "text_bert",
-    "waveform": "ecg_resnet",
-}
+DECODERS: Registry[Callable[[TaskPlan, StagedEncoder, ModalityPlan], nn.Module]] = Registry("decoder")
+"""Heads of segmentations: called with the levels of an encoder (tuple of `Level`), give logits (B, frames, slices,
+classes, size, size)."""

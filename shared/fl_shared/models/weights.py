@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from fl_shared.bundle import read_bundle
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.study import ModalityPlan
 from fl_shared.weights import verified_directory
@@ -34,7 +35,15 @@ def find(plan: ModalityPlan, weights: Mapping[str, Path]) -> Path | None:
         return None
     if plan.weights not in weights:
         raise refused(Path(plan.weights), "the study needs these weights", f"Add {plan.weights} = 'DIRECTORY'.")
-    return verified_directory(weights[plan.weights], name=plan.weights, sha256=plan.weights_sha256)
+    directory = verified_directory(weights[plan.weights], name=plan.weights, sha256=plan.weights_sha256)
+    bundle = read_bundle(directory)
+    if bundle is not None and plan.provenance not in (None, bundle.provenance):
+        problem = f"its provenance is '{bundle.provenance}', the study says '{plan.provenance}'"
+        raise refused(directory, problem, "Correct the study.")
+    if bundle is not None and bundle.encoder != plan.encoder:
+        problem = f"holds the encoder '{bundle.encoder}', the study has '{plan.encoder}'"
+        raise refused(directory, problem, "Name the bundle's encoder in the study.")
+    return directory
 
 
 def load_into(module: nn.Module, directory: Path) -> None:

@@ -18,7 +18,8 @@ from fl_sites.synthetic.follow_up import draw_outcomes
 from fl_sites.synthetic.hospitals import HOSPITALS
 from fl_sites.synthetic.oracle import write_truth
 from fl_sites.synthetic.patients import draw_patients, draw_records
-from fl_sites.synthetic.plans import MODALITIES, STUDY_HEADER, study_file
+from fl_sites.synthetic.plans import MODALITIES
+from fl_sites.synthetic.studies import DEMOS, faults, header, study_file
 
 EVALUATION = EvaluationPlan(holdout=0.2, salt="synthetic-held-out", bootstrap=1000, min_patients=10)
 TRUTH = "truth"
@@ -35,7 +36,13 @@ class Synthesized:
 
 
 def synthesize(
-    out: Path, *, sites: Sequence[str], patients: int, seed: int, modalities: Collection[str] = MODALITIES
+    out: Path,
+    *,
+    sites: Sequence[str],
+    patients: int,
+    seed: int,
+    modalities: Collection[str] = MODALITIES,
+    system: str = "attention",
 ) -> Synthesized:
     """Write ``out/<site>`` folders, ``out/study.toml`` and ``out/truth``; the same arguments give the same bytes.
 
@@ -46,12 +53,13 @@ def synthesize(
         seed: fixes every draw; sites are drawn independently of one another.
         modalities: what is written, of `MODALITIES`. What is left out changes nothing in the rest; the cine takes most
             of the time.
+        system: of the study, a name of `fl_shared.models.systems.SYSTEMS`; the sites are the same whatever it is.
 
     Raises:
-        ConsiliumError: (exit code 2) a site name, a modality or a number cannot be used; (exit code 11) ``out`` holds
-            something that this tool did not write.
+        ConsiliumError: (exit code 2) a site name, a modality, a system or a number cannot be used; (exit code 11)
+            ``out`` holds something that this tool did not write.
     """
-    _check(sites, patients, modalities)
+    _check(sites, patients, modalities, system)
     output.claim(out, folders=[*sites, TRUTH])
     records = {}
     for index, name in enumerate(sites):
@@ -62,8 +70,8 @@ def synthesize(
         folder.write(modalities)
     write_truth(out / TRUTH, records, plan=EVALUATION)
     ids = {name: table["patient_id"] for name, table in records.items()}
-    study = study_file(ids, seed=seed, evaluation=EVALUATION, modalities=modalities)
-    write_model(out / "study.toml", study, header=STUDY_HEADER)
+    study = study_file(ids, seed=seed, evaluation=EVALUATION, modalities=modalities, system=system)
+    write_model(out / "study.toml", study, header=header(system))
     output.seal(out)
     return Synthesized(
         records={name: len(table) for name, table in records.items()},
@@ -73,18 +81,23 @@ def synthesize(
     )
 
 
-def _check(sites: Sequence[str], patients: int, modalities: Collection[str]) -> None:
+def _check(sites: Sequence[str], patients: int, modalities: Collection[str], system: str) -> None:
     mend = "Use e.g. --sites nanjing,berlin,london: small letters, digits and '_', each name once."
     bad = [name for name in sites if not re.fullmatch(r"[a-z][a-z0-9_]{0,47}", name) or name == TRUTH]
     twice = sorted({name for name in sites if list(sites).count(name) > 1})
-    faults = [Fault(file="", key="--sites", value=repr(n), problem="not a site name", mend=mend) for n in bad]
-    faults += [Fault(file="", key="--sites", value=repr(n), problem="named twice", mend=mend) for n in twice]
+    found = [Fault(file="", key="--sites", value=repr(n), problem="not a site name", mend=mend) for n in bad]
+    found += [Fault(file="", key="--sites", value=repr(n), problem="named twice", mend=mend) for n in twice]
     if patients < EVALUATION.min_patients:
         problem = f"fewer than {EVALUATION.min_patients} patients a site release no metric"
-        faults.append(Fault(file="", key="--patients", value=str(patients), problem=problem, mend="Ask for more."))
+        found.append(Fault(file="", key="--patients", value=str(patients), problem=problem, mend="Ask for more."))
     for name in modalities:
         if name not in MODALITIES:
             mend = nearest(name, MODALITIES)
-            faults.append(Fault(file="", key="modalities", value=repr(name), problem="unknown", mend=mend))
-    if faults or not sites:
-        raise ConsiliumError("no cohort can be drawn", code=ExitCode.USAGE, faults=faults)
+            found.append(Fault(file="", key="modalities", value=repr(name), problem="unknown", mend=mend))
+    if system not in DEMOS:
+        mend = nearest(system, DEMOS)
+        found.append(Fault(file="", key="--system", value=repr(system), problem="no system of this name", mend=mend))
+    else:
+        found += faults(system, modalities)
+    if found or not sites:
+        raise ConsiliumError("no cohort can be drawn", code=ExitCode.USAGE, faults=found)

@@ -27,7 +27,7 @@ from fl_sites.synthetic.events import draw_events, write_events
 from fl_sites.synthetic.hospitals import Hospital
 from fl_sites.synthetic.measures import in_unit
 from fl_sites.synthetic.notes import draw_note
-from fl_sites.synthetic.outcomes import COLUMNS
+from fl_sites.synthetic.outcomes import COLUMNS, DAYS
 from fl_sites.synthetic.patients import MEASURED
 from fl_sites.synthetic.plans import MODALITIES, SITE_HEADER, site_file
 from fl_sites.synthetic.prescriptions import COLUMNS as PRESCRIBED
@@ -146,7 +146,7 @@ def _samples(hospital: Hospital, records: pd.DataFrame) -> pd.DataFrame:
     for name in MEASURED:
         what = concept(name)
         table[name] = in_unit(table[name].to_numpy(), hospital.units.get(name, what.unit), what).round(_DECIMALS)
-    for name in ("death_days", "readmission_days", "los_days"):
+    for name in DAYS:
         table[name] = table[name].clip(lower=_SHORTEST).round(2)
     for name in ("death_cause", "follow_up"):
         table[name] = table[name].map(CLASSES[hospital.language] | {"": ""})

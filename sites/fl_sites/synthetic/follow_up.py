@@ -10,17 +10,21 @@ from fl_sites.synthetic.outcomes import (
     ADMITTED,
     BINARY,
     CLOSED,
+    COURSE,
     EARLY,
     ELECTIVE,
+    EVENTS,
     FOLLOW_UP,
+    LONG,
+    LONG_STAY,
     MACCE,
-    PHENOTYPES,
     QUARTER,
     YEAR,
     Hazards,
     hazards,
     risks,
 )
+from fl_sites.synthetic.phenotypes import FIRST, LATER, PHENOTYPES, phenotype_risks
 
 Floats = NDArray[np.float64]
 _SHARED = ("cardiac", "other", "arrhythmia", "mi", "stroke", "revascularisation")  # in the stay and after it
@@ -37,13 +41,18 @@ def draw_outcomes(rng: np.random.Generator, patients: pd.DataFrame, records: pd.
     people = patients.assign(stay=patients["patient_id"].map(stay))
     hazard = hazards(people)
     times, cause = draw_times(rng, hazard)
-    drawn = times | {f"phenotype_{name}": value for name, value in _phenotypes(rng, people, hazard).items()}
-    course = pd.DataFrame(drawn | {"cause": cause, "follow_up": _follow_up(rng, people)})
+    coded = _phenotypes(rng, people, FIRST)
+    suggested = _follow_up(rng, people)
+    # drawn after all that was there before them, so that it stays as it was
+    coded |= _phenotypes(rng, people, LATER)
+    times |= _course(rng, hazard, times["death"])
+    drawn = times | {f"phenotype_{name}": coded[name] for name in PHENOTYPES}
+    course = pd.DataFrame(drawn | {"cause": cause, "follow_up": suggested})
     row = records["patient_id"].map(pd.Series(people.index, index=people["patient_id"])).to_numpy()
     own = Hazards(stay=hazard.stay[row], rate={name: rate[row] for name, rate in hazard.rate.items()})
     true = risks(people.iloc[row], own, gap=records["gap"].to_numpy())
     told = _labels(records, course.iloc[row].reset_index(drop=True))
-    return records.assign(**told, **true)
+    return pd.concat([records, pd.DataFrame(told | true, index=records.index)], axis=1)
 
 
 def draw_times(rng: np.random.Generator, hazard: Hazards) -> tuple[dict[str, Floats], NDArray[np.str_]]:
@@ -65,9 +74,15 @@ def draw_times(rng: np.random.Generator, hazard: Hazards) -> tuple[dict[str, Flo
     return before | {"death": death}, np.where(cardiac < other, "cardiac", "other")
 
 
-def _phenotypes(rng: np.random.Generator, people: pd.DataFrame, hazard: Hazards) -> dict[str, NDArray[np.int64]]:
-    risk = risks(people, hazard, gap=np.zeros(len(people)))
-    return {name: rng.binomial(1, risk[f"risk_phenotype_{name}"]) for name in PHENOTYPES}
+def _course(rng: np.random.Generator, hazard: Hazards, death: Floats) -> dict[str, Floats]:
+    """Days (n,) from the index time until the ejection fraction is found recovered or worse (infinite: not alive)."""
+    found = {name: hazard.stay + rng.exponential(size=len(death)) / hazard.rate[name] for name in COURSE}
+    return {name: np.where(time < death, time, np.inf) for name, time in found.items()}
+
+
+def _phenotypes(rng: np.random.Generator, people: pd.DataFrame, names: tuple[str, ...]) -> dict[str, NDArray[np.int64]]:
+    risk = phenotype_risks(people)
+    return {name: rng.binomial(1, risk[name]) for name in names}
 
 
 def _follow_up(rng: np.random.Generator, people: pd.DataFrame) -> NDArray[np.str_]:
@@ -84,12 +99,14 @@ def _labels(records: pd.DataFrame, course: pd.DataFrame) -> dict[str, pd.Series 
     last = gap == 0
     death = course["death"]
     followed = (CLOSED - records["index_time"]).dt.total_seconds() / DAY
-    year = {name: course[name] + gap <= YEAR for name in ("death", "decompensation", "arrhythmia", *MACCE)}
+    year = {name: course[name] + gap <= YEAR for name in ("death", *EVENTS, *MACCE, *COURSE)}
     cardiac = death.where(course["cause"] == "cardiac", np.inf)
     first = pd.concat([course[name] for name in MACCE] + [cardiac], axis=1).min(axis=1)
     again = _readmission(records, course)
     seen = np.minimum(death + gap, followed)
+    days = np.where(last, np.minimum(stay, death), stay)
     found = year | {"cvd_90d": first + gap <= QUARTER, "in_hospital_death": last & (death <= stay)}
+    found |= {LONG_STAY: pd.Series(days > LONG, index=records.index)}
     found |= {f"phenotype_{name}": course[f"phenotype_{name}"] for name in PHENOTYPES}
     return {
         **{name: found[name].astype(int) for name in BINARY},
@@ -98,7 +115,9 @@ def _labels(records: pd.DataFrame, course: pd.DataFrame) -> dict[str, pd.Series 
         "death_cause": course["cause"].where(death + gap <= followed, ""),
         "readmission_days": np.minimum(again, seen),
         "readmission_event": (again <= seen).astype(int),
-        "los_days": np.where(last, np.minimum(stay, death), stay),
+        **{f"{name}_days": np.minimum(course[name] + gap, seen) for name in COURSE},
+        **{f"{name}_event": (course[name] + gap <= seen).astype(int) for name in COURSE},
+        "los_days": days,
         "follow_up": course["follow_up"],
     }
 

@@ -1,7 +1,7 @@
 """The best that any model can reach: discrimination of the true risk, kept apart from the site folders.
 
-The true risk is that given the latent state, the planned length of stay and the dates of the visits: more than any
-reader of the files can know, so its AUROC is a bound from above.
+The true risk is that given the latent state, the planned length of stay and the dates of the visits (of a long stay,
+without its plan): more than any reader of the files can know, so its AUROC is a bound from above.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pandas as pd
 
 from fl_shared.metrics.discrimination import auroc
 from fl_shared.study import EvaluationPlan, is_held_out
-from fl_sites.synthetic.outcomes import BINARY, COLUMNS, EVENTS, MACCE, PHENOTYPES
+from fl_sites.synthetic.outcomes import BINARY, COLUMNS, COURSE, EVENTS, LONG_STAY, MACCE
 from fl_sites.synthetic.patients import LATENT
+from fl_sites.synthetic.phenotypes import PHENOTYPES
 
 TASK_LABELS = (
     ("death", "", "death"),
@@ -25,9 +26,11 @@ TASK_LABELS = (
     *(("macce", name, name) for name in MACCE),
     ("cvd_90d", "", "cvd_90d"),
     ("in_hospital_death", "", "in_hospital_death"),
+    *((name, "", name) for name in COURSE),
+    ("long_stay", "", LONG_STAY),
     *(("phenotypes", name, f"phenotype_{name}") for name in PHENOTYPES),
 )
-"""(task, label as in ``results.json``, outcome) of every binary outcome."""
+"""(task, label as in ``results.json``, outcome) of every binary outcome; of a survival task, the event in a year."""
 
 
 def write_truth(folder: Path, records: Mapping[str, pd.DataFrame], *, plan: EvaluationPlan) -> None:

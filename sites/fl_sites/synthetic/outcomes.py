@@ -2,9 +2,11 @@
 
 Death (cardiac or other), decompensation, arrhythmia, infarction, stroke and revascularisation run from the patient's
 last record, each with a hazard that is `EARLY` times higher during that stay and constant afterwards; admissions start
-at discharge. All stop at death. So every risk within a span has a closed form, given the latent state, the planned
-length of stay and the dates of the visits; that is what ``risk_<outcome>`` holds. Every column of one record counts
-from that record's index time.
+at discharge, and so does the wait for the echocardiograms that find a recovered or a worse ejection fraction. All stop
+at death. So every risk within a span has a closed form, given the latent state, the planned length of stay and the
+dates of the visits; that is what ``risk_<outcome>`` holds. A long stay is the exception: the plan would give it away,
+so its risk is that over all plans that the state allows. Every column of one record counts from that record's index
+time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, ndtr, ndtri
+
+from fl_sites.synthetic.patients import STAY
+from fl_sites.synthetic.phenotypes import PHENOTYPES, phenotype_risks
 
 YEAR, QUARTER = 365.0, 90.0  # days
 EARLY = 10.0
@@ -26,19 +31,28 @@ CLOSED = pd.Timestamp("2024-12-31")
 
 EVENTS = ("decompensation", "arrhythmia")
 MACCE = ("mi", "stroke", "hf_hospitalisation", "revascularisation")
-PHENOTYPES = ("heart_failure", "ischaemic", "atrial_fibrillation", "kidney_disease", "diabetes", "hypertension")
+COURSE = ("recovery", "ef_decline")  # of the ejection fraction, found after discharge
 FOLLOW_UP = ("routine", "clinic", "device")
 CAUSES = ("cardiac", "other")
-BINARY = ("death", *EVENTS, *MACCE, "cvd_90d", "in_hospital_death", *(f"phenotype_{name}" for name in PHENOTYPES))
+LONG = 7.0  # days of a long stay
+LONG_STAY = "los_over_7d"
+BINARY = (
+    *("death", *EVENTS, *MACCE, "cvd_90d", "in_hospital_death", *COURSE, LONG_STAY),
+    *(f"phenotype_{name}" for name in PHENOTYPES),
+)
 """Outcomes of 0 or 1; each has a column ``risk_<outcome>``."""
 
-_TIMED = ("death_days", "death_event", "death_cause", "readmission_days", "readmission_event", "los_days")
-COLUMNS = (*BINARY, *_TIMED, "follow_up")
+DAYS = ("death_days", "readmission_days", *(f"{name}_days" for name in COURSE), "los_days")
+COLUMNS = (
+    *(*BINARY, *DAYS, "death_event", "readmission_event", *(f"{name}_event" for name in COURSE)),
+    *("death_cause", "follow_up"),
+)
 """Outcomes as the samples table holds them."""
 
 ADMITTED = 0.7  # share of decompensations that lead to an admission
 ELECTIVE = 0.5 / YEAR  # hazard of other admissions a day
 Floats = NDArray[np.float64]
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +82,7 @@ def hazards(patients: pd.DataFrame) -> Hazards:
     scar, infarct = 5 * patients["scar"], patients["scar"] > 0
     stay = patients["stay"].to_numpy(dtype=float)
     year = YEAR + (EARLY - 1) * stay
-    death = -np.log(expit(1.6 - 1.5 * severity - 0.5 * age)) / year  # the logarithm is of survival
+    death = death_rate(patients, stay)
     cardiac = expit(0.3 + 0.8 * scar + 0.3 * severity)
     within_year = {
         "decompensation": expit(-0.9 + 1.7 * severity),
@@ -77,11 +91,23 @@ def hazards(patients: pd.DataFrame) -> Hazards:
         "stroke": expit(-3.6 + 1.0 * rhythm + 0.5 * age),
         "revascularisation": expit(-2.6 + 1.5 * infarct + 0.3 * patients["diabetes"]),
     }
-    rate = {name: _rate(risk.to_numpy(), death.to_numpy() * year) / year for name, risk in within_year.items()}
+    # a day after discharge; the risks within a year, were there no death, are logistic
+    found = {
+        "recovery": expit(-0.4 - 1.2 * severity - 1.0 * infarct),
+        "ef_decline": expit(-1.6 + 1.2 * severity + scar),
+    }
+    course = {name: -np.log1p(-found[name].to_numpy()) / YEAR for name in COURSE}
+    rate = {name: _rate(risk.to_numpy(), death * year) / year for name, risk in within_year.items()}
     return Hazards(
         stay=stay,
-        rate=rate | {"cardiac": (death * cardiac).to_numpy(), "other": (death * (1 - cardiac)).to_numpy()},
+        rate=rate | course | {"cardiac": death * cardiac.to_numpy(), "other": death * (1 - cardiac).to_numpy()},
     )
+
+
+def death_rate(patients: pd.DataFrame, stay: Floats) -> Floats:
+    """Hazard of death a day after a stay of so many days, such that the risk within a year does not depend on it."""
+    alive = expit(1.6 - 1.5 * patients["severity"] - 0.5 * (patients["age"] - 65) / 10)
+    return np.asarray(-np.log(alive.to_numpy()) / (YEAR + (EARLY - 1) * stay), dtype=np.float64)
 
 
 def _rate(risk: Floats, death: Floats) -> Floats:
@@ -112,16 +138,16 @@ def risks(patients: pd.DataFrame, hazard: Hazards, *, gap: Floats) -> dict[str, 
     year, quarter = (np.maximum(span - gap, 0.0) for span in (YEAR, QUARTER))
     alive_at_discharge = np.exp(-death * hazard.exposure(stay))
     admitted, late = ADMITTED * rate["decompensation"], np.maximum(year - stay, 0.0)
-    found = {
-        name: incidence(rate[name], death, hazard.exposure(year)) for name in rate if name not in {"cardiac", "other"}
-    }
+    found = {name: incidence(rate[name], death, hazard.exposure(year)) for name in rate if name in (*EVENTS, *MACCE)}
+    found |= {name: alive_at_discharge * incidence(rate[name], death, late) for name in COURSE}
     found |= {
         "death": -np.expm1(-death * hazard.exposure(year)),
         "hf_hospitalisation": alive_at_discharge * incidence(admitted, death, late),
         "cvd_90d": _any_cardiovascular(hazard, quarter),
         "in_hospital_death": np.where(gap > 0, 0.0, 1 - alive_at_discharge),
+        LONG_STAY: _long_stay(patients, gap),
     }
-    found |= {f"phenotype_{name}": risk for name, risk in _phenotypes(patients).items()}
+    found |= {f"phenotype_{name}": risk for name, risk in phenotype_risks(patients).items()}
     return {f"risk_{name}": found[name] for name in BINARY}
 
 
@@ -135,15 +161,16 @@ def _any_cardiovascular(hazard: Hazards, span: Floats) -> Floats:
     return in_stay + free * incidence(later, rate["other"], np.maximum(span - stay, 0.0))
 
 
-def _phenotypes(patients: pd.DataFrame) -> dict[str, Floats]:
-    """Probability that the discharge codes name each phenotype: what is there is sometimes not coded."""
-    kidney = 0.22 * patients["kidney"] + 0.18 * patients["severity"]
-    found = {
-        "heart_failure": expit((46 - patients["ejection_fraction"]) / 3 + 0.5 * patients["severity"]),
-        "ischaemic": np.where(patients["scar"] > 0, 0.90, 0.12),
-        "atrial_fibrillation": expit(-1.3 + 2.0 * patients["rhythm"]),
-        "kidney_disease": expit(-2 + 6 * kidney),
-        "diabetes": np.where(patients["diabetes"] > 0, 0.92, 0.03),
-        "hypertension": np.where(patients["hypertension"] > 0, 0.90, 0.08),
-    }
-    return {name: np.asarray(found[name], dtype=np.float64) for name in PHENOTYPES}
+def _long_stay(patients: pd.DataFrame, gap: Floats) -> Floats:
+    """Risk of a stay of more than `LONG` days, over all planned stays; in the last record a death cuts it short.
+
+    Of the share of patients who are planned to stay longer, the quantiles are at Gauss-Legendre nodes.
+    """
+    centre, change, spread = STAY
+    middle = centre + change * patients["severity"].to_numpy()
+    longer = ndtr((middle - np.log(LONG)) / spread)
+    quantile = (1 - longer)[:, None] + longer[:, None] * (_NODES + 1) / 2
+    stays = np.exp(middle[:, None] + spread * ndtri(quantile))
+    alive = [np.exp(-death_rate(patients, stay) * EARLY * LONG) for stay in stays.T]
+    share = np.where(gap > 0, 1.0, np.stack(alive, axis=1) @ (_WEIGHTS / 2))
+    return np.asarray(longer * share, dtype=np.float64)

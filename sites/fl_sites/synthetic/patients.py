@@ -20,6 +20,7 @@ MEASURED = ("sbp", "heart_rate", "lvef", "creatinine", "nt_probnp", "sodium", "h
 
 HEART = ("ejection_fraction", "volume", "wall", "scar", "scar_angle", "qrs")
 LATENT = ("severity", "rhythm", "kidney", "diabetes", "hypertension", *HEART)
+STAY = (1.4, 0.3, 0.5)  # logarithm of the planned days: at severity 0, for one unit of it, standard deviation
 SCAR_LIMIT = 0.35  # of the circumference
 _RECORDS = (0.85, 0.10, 0.05)  # share of patients with 1, 2, 3 records
 
@@ -82,7 +83,9 @@ def draw_records(rng: np.random.Generator, hospital: Hospital, patients: pd.Data
     last = when.groupby(records["patient_id"]).transform("max")
     records["index_time"], records["gap"] = when, (last - when) / pd.Timedelta(days=1)
     records["sample_id"] = records["patient_id"] + "-" + (nth + 1).astype(str)
-    records["stay"] = np.clip(np.exp(1.4 + 0.3 * records["severity"] + rng.normal(0, 0.5, count)), 0.5, 60)
+    centre, change, spread = STAY
+    stay = np.exp(centre + change * records["severity"] + rng.normal(0, spread, count))
+    records["stay"] = np.clip(stay, 0.5, 60)
     records["severity"] += rng.normal(0, 0.25, count)
     records["rhythm"] += rng.normal(0, 0.25, count)
     records["ejection_fraction"] = np.maximum(records["ejection_fraction"] + rng.normal(0, 1, count), 10)

@@ -1,4 +1,4 @@
-"""The ``site.toml`` and ``study.toml`` of a synthetic cohort."""
+"""The ``site.toml`` of a synthetic hospital."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fl_shared.site import Site
-from fl_shared.study import EvaluationPlan, Study
-from fl_sites.study_file import LEADS, plan_sites
-from fl_sites.synthetic.ecg import RATE, SECONDS
+from fl_sites.synthetic.cine import MYOCARDIUM, SCAR
 from fl_sites.synthetic.hospitals import Hospital
-from fl_sites.synthetic.measures import LABORATORY, VITAL_SIGNS
-from fl_sites.synthetic.outcomes import CAUSES, EVENTS, FOLLOW_UP, MACCE, PHENOTYPES
+from fl_sites.synthetic.outcomes import CAUSES, COURSE, EVENTS, FOLLOW_UP, LONG_STAY, MACCE
 from fl_sites.synthetic.patients import MEASURED
+from fl_sites.synthetic.phenotypes import PHENOTYPES
 from fl_sites.synthetic.words import CLASSES, OUTCOME_WORDS
 
 SITE_HEADER = """SYNTHETIC: no patient stands behind these files (fl-sites synthesize)."""
-STUDY_HEADER = """SYNTHETIC: no patient stands behind these sites (fl-sites synthesize). A start: copy it, change it.
-'patients' counts the training patients (not held out under [evaluation] salt); recount when you change the salt."""
 MODALITIES = ("cine", "ecg", "ehr", "series", "text")
 """What a site can have; ``series`` are the irregular measurements of the EHR."""
 
 QUICK = ("ecg", "ehr", "text")
 """Without images and series: drawn in seconds."""
+
+DRAWN = ("myocardium", "fibrosis")
+"""Labels of the task 'fibrosis', in order; the cavity is background."""
 
 
 def site_file(name: str, hospital: Hospital, *, modalities: Collection[str]) -> Site:
@@ -93,44 +92,21 @@ def _tasks(words: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         "death": one("death"),
         "events": several(EVENTS),
         "survival": survival("death"),
+        "death_by_cause": {
+            "type": "competing",
+            "columns": {"time": "death_days", "cause": "death_cause"},
+            "classes": classes(CAUSES),
+            "unit": "d",
+        },
         "cause_of_death": one("death_cause", "multiclass", classes=classes(CAUSES)),
         "macce": several(MACCE),
         "readmission": survival("readmission"),
+        **{name: survival(name) for name in COURSE},
         "cvd_90d": one("cvd_90d"),
         "in_hospital_death": one("in_hospital_death"),
         "length_of_stay": one("los_days", "regression", unit="d"),
+        "long_stay": one(LONG_STAY),
         "phenotypes": several(PHENOTYPES, "phenotype_"),
         "follow_up": one("follow_up", "multiclass", classes=classes(FOLLOW_UP)),
+        "fibrosis": {"type": "segmentation", "classes": {str(MYOCARDIUM): DRAWN[0], str(SCAR): DRAWN[1]}},
     }
-
-
-def study_file(
-    patients: Mapping[str, Iterable[str]], *, seed: int, evaluation: EvaluationPlan, modalities: Collection[str]
-) -> Study:
-    """A study over the sites, of the modalities and tasks that can be trained; of several, the last is external."""
-    external = list(patients)[-1] if len(patients) > 1 else None
-    sites = plan_sites(patients, external=external, plan=evaluation)
-    training = sum(plan.role == "train" for plan in sites.values())
-    inputs: dict[str, dict[str, Any]] = {
-        "cine": {"kind": "cine", "frames": 8, "slices": 1, "size": 32, "field_of_view": 160.0},
-        "ecg": {"kind": "waveform", "leads": LEADS, "rate": float(RATE), "seconds": SECONDS},
-        "ehr": {"kind": "table", "fields": ["age", "sex", *MEASURED]},
-        "series": {"kind": "events", "fields": [*VITAL_SIGNS, *LABORATORY], "hours": 28 * 24.0, "bins": 28},
-        "text": {"kind": "text", "max_tokens": 384},
-    }
-    return Study.model_validate(
-        {
-            "schema": 1,
-            "name": "synthetic",
-            "seed": seed,
-            "synthetic": True,
-            "sites": {name: plan.model_dump(exclude_unset=True) for name, plan in sites.items()},
-            "tasks": {"death": {"type": "binary"}, "events": {"type": "multilabel", "labels": list(EVENTS)}},
-            "modalities": {name: inputs[name] for name in MODALITIES if name in modalities},
-            "model": {"system": "attention", "width": 32},
-            "training": {"rounds": 5, "steps": 10, "batch": 32, "learning_rate": 1e-3, "encoders": "local"},
-            "privacy": {"mode": "patient", "epsilon": 8.0},
-            "rounds": {"quorum": training // 2 + 1},
-            "evaluation": evaluation.model_dump(),
-        }
-    )

@@ -181,6 +181,33 @@ def test_outcomes_of_every_type_equal_what_pandas_counts(write):
     assert survival["median_follow_up_days"] == pytest.approx(reverse_kaplan_meier(months * 30.4375, event), rel=5e-3)
 
 
+MORE = """
+[tasks.end]
+type = "competing"
+columns = { time = "monate", cause = "ursache" }
+classes = { H = "heart", K = "cancer", U = "other" }
+unit = "mo"
+"""
+
+
+def test_competing_causes_are_counted_and_the_censored_are_the_rest(write):
+    frame = draw(400, seed=3)
+    found = told(write(frame, more=MORE), local=True)
+    assert found["tasks"]["end"] == {"type": "competing", "unit": "mo"}
+    counted = frame["ursache"].value_counts()
+    assert [(e["label"], e["labelled"], e["events"]) for e in found["labels"]["end"]] == [
+        (label, len(frame), int(counted[code])) for label, code in (("heart", "H"), ("cancer", "K"), ("other", "U"))
+    ]
+    days = reverse_kaplan_meier(frame["monate"].astype(float) * 30.4375, frame["ursache"] != "")
+    for e in found["labels"]["end"]:
+        assert e["median_follow_up_days"] == pytest.approx(days, rel=5e-3)
+    outside = told(write(frame, more=MORE), local=False)["labels"]
+    ends = {e["label"]: e["events"] for e in outside["end"]}
+    # the task 'cause' tells how many have a cause: with both others told, the few could be had by subtraction
+    assert outside["cause"][0]["labelled"] == counted[["H", "K", "U"]].sum() and counted["U"] < FEW
+    assert ends == {"heart": counted["H"], "cancer": "withheld", "other": "<10"}
+
+
 def reverse_kaplan_meier(days: pd.Series, event: pd.Series) -> float:
     """Median time to censoring, by the product limit in a plain loop."""
     left = 1.0

@@ -55,6 +55,33 @@ def test_survival_times_become_days(unit: str | None, days: float) -> None:
     assert findings.repairs["outcome: time or event missing, both set missing"] == 2
 
 
+COMPETING = TaskPlan(type="competing", labels=("cardiac", "other"))
+
+
+def test_a_cause_is_the_number_of_its_label_from_1_and_none_beside_a_time_is_censored() -> None:
+    columns, coded = {"time": "t", "cause": "c"}, {"H": "cardiac", "A": "other", "L": "none"}
+    table = {"t": ["2", "4", "5", "6", "", ""], "c": ["A", "H", "", "L", "H", ""]}
+    values, mask, findings = read(table, COMPETING, columns=columns, classes=coded, unit="wk")
+    assert values[:4].tolist() == [[14, 2], [28, 1], [35, 0], [42, 0]]
+    assert mask.tolist() == [[True, True]] * 4 + [[False, False]] * 2
+    assert findings.repairs["outcome: time or cause missing, both set missing"] == 1 and not findings.rejects
+    values, _, _ = read({"t": ["2", "3"], "c": ["other", "cardiac"]}, COMPETING, columns=columns)
+    assert values[:, 1].tolist() == [2, 1]
+
+
+def test_faults_of_competing_causes_are_named() -> None:
+    columns = {"time": "t", "cause": "c"}
+    _, _, findings = read({"t": ["2", "x"], "c": ["X", "cardiac"]}, COMPETING, columns=columns)
+    assert [(f.key, f.value) for f in findings.rejects] == [("t", "'x'"), ("c", "'X'")]
+    _, _, findings = read({"t": ["2"], "c": ["H"]}, COMPETING, columns=columns, classes={"H": "heart"}, unit="days")
+    assert [(f.key, f.value) for f in findings.rejects][:2] == [
+        ("tasks.outcome.unit", "days"),
+        ("tasks.outcome.classes", "heart"),
+    ]
+    _, _, findings = read({"t": ["2"]}, COMPETING, columns={"time": "t"})
+    assert [f.key for f in findings.rejects] == ["tasks.outcome.columns.cause"]
+
+
 def test_an_unknown_unit_of_time_is_a_reject() -> None:
     _, _, findings = read(
         {"t": ["2"], "e": ["1"]}, TaskPlan(type="survival"), columns={"time": "t", "event": "e"}, unit="days"
@@ -72,4 +99,5 @@ def test_an_outcome_before_the_index_time() -> None:
     frame = pd.DataFrame({"t": ["-3", "0", "1", "", "x"], "e": ["1"] * 5}, index=[4, 3, 2, 1, 0])
     early = outcome_before_index(frame, site=at, tasks={"outcome": TaskPlan(type="survival")})
     assert early.tolist() == [True, True, False, False, False]
+    assert outcome_before_index(frame, site=at, tasks={"outcome": COMPETING}).tolist() == early.tolist()
     assert not outcome_before_index(frame, site=at, tasks={"outcome": TaskPlan(type="binary")}).any()

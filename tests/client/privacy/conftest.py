@@ -9,7 +9,7 @@ import torch
 
 from fl_shared.models.build import build_model
 from fl_shared.models.interface import Batch
-from fl_shared.models.systems.attention import MultimodalModel
+from fl_shared.models.model import MultimodalModel
 from fl_shared.study import Study
 
 

@@ -7,9 +7,8 @@ import torch
 
 from fl_client.privacy import clipping
 from fl_client.privacy.clipping import GhostClipper
-from fl_client.training.rows import take
 from fl_shared.models.build import build_model
-from fl_shared.models.interface import Batch
+from fl_shared.models.interface import Batch, take
 from fl_shared.study import Study
 from fl_shared.text import byte_windows
 

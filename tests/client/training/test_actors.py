@@ -74,7 +74,7 @@ def study() -> Study:
 def base(study: Study) -> Arrays:
     from fl_shared.models.build import build_model, select
 
-    return select(build_model(study), study.shared_groups)
+    return select(build_model(study), study.is_shared)
 
 
 @pytest.fixture(scope="module")

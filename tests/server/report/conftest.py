@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from html.parser import HTMLParser
+
 import numpy as np
 import pytest
 
+from fl_server.report.page import write_report
 from fl_shared.metrics.evaluate import evaluate_predictions
 from fl_shared.results import PrivacyResult, Results, RoundResult, SiteResult, SiteRound, StudyResult
+from fl_shared.study import TaskPlan
 
 SITES = {
     "drum_tower": ("train", 900, "Drum Tower Hospital"),
@@ -17,6 +22,7 @@ SITES = {
 }
 JUDGED = {"drum_tower": 180, "east_lake": 80, "north_gate": 6, "harbour": 55, "west_bank": 240}
 TASKS = {"diagnosis": ("NORM", "MI", "STTC", "CD", "HYP"), "death": ()}
+TYPES = {"diagnosis": "multilabel", "death": "binary"}
 HEADLINE = {"diagnosis": ("NORM", "MI", "STTC", "CD"), "death": ()}
 MODALITIES = {"ecg": 1.0, "ehr": 0.5, "text": 2.4}
 SIGNAL = {"all": 2.6, "headline": 1.2, **MODALITIES}
@@ -40,11 +46,10 @@ def _evaluation():
                     site=site,
                     role=role,
                     task=task,
-                    labels=labels,
-                    headline=HEADLINE[task],
+                    plan=TaskPlan(type=TYPES[task], labels=names, headline=HEADLINE[task]),
                     modalities=modalities,
                     model="attention, round 12",
-                    scores=scores,
+                    predictions=scores,
                     targets=targets,
                     mask=np.ones_like(targets, dtype=bool),
                     patients=np.arange(n) % max(1, round(0.9 * n)),
@@ -83,7 +88,8 @@ def results() -> Results:
             hash="9f2c" * 16,
             system="attention",
             synthetic=True,
-            tasks=TASKS,
+            tasks={task: labels or ("",) for task, labels in TASKS.items()},
+            types=TYPES,
             headline=HEADLINE,
             modalities=tuple(MODALITIES),
             leaky=("text",),
@@ -104,3 +110,49 @@ def results() -> Results:
         curves=curves,
         notes=("External sites ran the initial encoders.", "north_gate missed rounds 4 & 5."),
     )
+
+
+VOID = {"meta", "br", "use"}
+
+
+class Tags(HTMLParser):
+    """Collects ids, labels and text, and checks that tags are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.tags, self.text, self.targets = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.targets += [v[1:] for k, v in attrs if k in ("href", "xlink:href") and v.startswith("#")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+
+def _read(results, folder):
+    write_report(results, folder / "runs" / "report.html")
+    page = (folder / "runs" / "report.html").read_text(encoding="utf-8")
+    tags = Tags()
+    tags.feed(page)
+    return page, tags, re.sub(r"\s+", " ", "".join(tags.text))
+
+
+@pytest.fixture(scope="session")
+def read():
+    """Write the report of results into a folder: the page, its tags, its text in one line."""
+    return _read

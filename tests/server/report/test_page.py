@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 
-from fl_server.report.page import write_report
 from fl_shared.results import PrivacyResult, RoundResult, SiteRound
-
-VOID = {"meta", "br", "use"}
-
-
-class Tags(HTMLParser):
-    """Collects ids, labels and text, and checks that tags are closed in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.tags, self.text, self.targets = [], [], [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.tags.append((tag, attributes))
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        self.targets += [v[1:] for k, v in attrs if k in ("href", "xlink:href") and v.startswith("#")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.text.append(data)
-
-
-def read(results, folder):
-    write_report(results, folder / "runs" / "report.html")
-    page = (folder / "runs" / "report.html").read_text(encoding="utf-8")
-    tags = Tags()
-    tags.feed(page)
-    return page, tags, re.sub(r"\s+", " ", "".join(tags.text))
 
 
 @pytest.fixture(scope="module")
-def report(results, tmp_path_factory):
+def report(results, read, tmp_path_factory):
     return read(results, tmp_path_factory.mktemp("report"))
 
 
@@ -107,18 +66,18 @@ def test_external_sites_come_first_and_leaky_inputs_stay_out_of_the_summary(repo
     _, _, text = report
     summary = text[text.index("Summary AUROC") : text.index("Study and sites Identity")]
     assert summary.index("Harbour General") < summary.index("Drum Tower Hospital")
-    shown = {row.modalities for row in results.evaluation if row.value and f"{row.value:.3f} 95" in summary}
+    shown = {row.modalities for row in results.evaluation if row.value and f"{row.value:.3f} AUROC, 95" in summary}
     assert "headline" in shown
     leaky = {
         f"{r.value:.3f}"
         for r in results.evaluation
         if r.modalities in ("all", "text") and r.label == "macro" and r.value
     }
-    assert not any(f"{value} 95" in summary for value in leaky)
+    assert not any(f"{value} AUROC, 95" in summary for value in leaky)
     assert text.count("leaky: states the diagnosis") == 5  # modality list, and all and text alone in two tables
 
 
-def test_no_privacy_and_real_data_are_said(results, tmp_path):
+def test_no_privacy_and_real_data_are_said(results, read, tmp_path):
     changed = results.model_copy(
         update={
             "study": results.study.model_copy(update={"synthetic": False, "leaky": (), "modalities": ("ecg", "ehr")}),
@@ -132,13 +91,13 @@ def test_no_privacy_and_real_data_are_said(results, tmp_path):
     assert "Epsilon spent" not in text
 
 
-def test_a_run_without_results_still_has_a_report(results, tmp_path):
+def test_a_run_without_results_still_has_a_report(results, read, tmp_path):
     empty = results.model_copy(update={"evaluation": (), "curves": (), "rounds": (), "notes": ()})
     _, _, text = read(empty, tmp_path)
     assert "No site reported a headline result for this task." in text
 
 
-def test_a_very_long_run_shows_its_troubles(results, tmp_path):
+def test_a_very_long_run_shows_its_troubles(results, read, tmp_path):
     fine, bad = SiteRound(status="accepted"), SiteRound(status="failed", reason="trainer-failed")
     rounds = tuple(
         RoundResult(round=r, outcome="committed", seconds=1.0, sites={"drum_tower": bad if r == 17 else fine})

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from fl_shared.metrics.evaluate import evaluate_predictions
+from fl_shared.study import TaskPlan
 
 
 def judge(targets, *, scores=None, patients=None, mask=None, labels=None, headline=(), min_patients=10, bootstrap=200):
@@ -18,11 +19,10 @@ def judge(targets, *, scores=None, patients=None, mask=None, labels=None, headli
         site="a",
         role="external",
         task="t",
-        labels=labels or [""],
-        headline=headline,
+        plan=TaskPlan(type="multilabel" if labels else "binary", labels=labels or (), headline=headline),
         modalities="headline",
         model="m",
-        scores=scores.astype(np.float32),
+        predictions=scores.astype(np.float32),
         targets=targets.astype(np.float32),
         mask=np.ones(targets.shape, bool) if mask is None else mask,
         patients=np.arange(len(targets)) if patients is None else patients,
@@ -118,7 +118,7 @@ def test_unknown_targets_are_left_out():
 
 def test_rare_events_leave_resamples_out_and_say_so():
     rows, _, _ = judge(outcomes(60, 2))
-    assert "of resamples had a single class and were left out" in rows["", "auroc"].note
+    assert "of resamples were left out: not defined on them" in rows["", "auroc"].note
     assert "resamples" not in rows["", "brier"].note
 
 
@@ -130,5 +130,5 @@ def test_scores_that_are_not_finite_are_reported():
 
 
 def test_shapes_must_fit():
-    with pytest.raises(ValueError, match="expected \\(60, 1\\)"):
+    with pytest.raises(ValueError, match="expected \\(\\(60, 1\\)"):
         judge(outcomes(60, 20), scores=np.zeros((60, 2)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,12 @@ LEADS = ("I", "II", "V1")
 FIELDS = ("age", "sex", "bmi", "ef")
 TOKENS = 24
 FRAMES = 5
+
+for name in ("random_rows", "acceptance"):  # shared by tests of this folder, which is no package
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
 
 
 @pytest.fixture
@@ -63,7 +72,11 @@ def make_rows(n: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> B
     frames = flags(n, FRAMES)
     frames[:, 0] = True
     inputs = {
-        "cine": {"video": torch.randn(n, FRAMES, 2, 16, 16, generator=g).to(dtype), "frame_mask": frames},
+        "cine": {
+            "video": torch.randn(n, FRAMES, 2, 16, 16, generator=g).to(dtype),
+            "frame_mask": frames,
+            "slice_mask": flags(n, 2),
+        },
         "ecg": {"signal": torch.randn(n, 3, 200, generator=g).to(dtype), "lead_mask": flags(n, 3)},
         "ehr": {"values": torch.rand(n, 4, generator=g).to(dtype), "observed": flags(n, 4)},
         "series": {"values": torch.randn(n, 20, 2, generator=g).to(dtype), "observed": flags(n, 20, 2, share=0.4)},

@@ -11,26 +11,16 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.validators import ModuleValidator
 
 from fl_shared.models.build import build_model
-from fl_shared.models.interface import Batch
-from fl_shared.models.systems.attention import MultimodalModel
+from fl_shared.models.interface import Batch, take
+from fl_shared.models.model import MultimodalModel
 from fl_shared.study import Study
 
 Rows = Callable[..., Batch]
 
 
-def take(batch: Batch, index: torch.Tensor) -> Batch:
-    return Batch(
-        inputs={m: {k: v[index] for k, v in named.items()} for m, named in batch.inputs.items()},
-        present={m: v[index] for m, v in batch.present.items()},
-        targets={t: v[index] for t, v in batch.targets.items()},
-        target_mask={t: v[index] for t, v in batch.target_mask.items()},
-        index=batch.index[index],
-    )
-
-
 def logits(model: MultimodalModel, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat(list(model(batch).values()), dim=1)
+        return torch.cat(list(model(batch).logits.values()), dim=1)
 
 
 @pytest.fixture
@@ -130,7 +120,7 @@ def test_loss_of_a_row_is_the_mean_over_its_known_labels(model: MultimodalModel,
     out = model(batch)
     expected = torch.zeros(10)
     for row in range(10):
-        for task, z in out.items():
+        for task, z in out.logits.items():
             known = batch.target_mask[task][row]
             if known.any():
                 p, y = z[row][known].sigmoid(), batch.targets[task][row][known]
@@ -138,7 +128,7 @@ def test_loss_of_a_row_is_the_mean_over_its_known_labels(model: MultimodalModel,
     torch.testing.assert_close(model.losses(out, batch), expected)
     hidden = {t: y.masked_fill(~batch.target_mask[t], float("nan")) for t, y in batch.targets.items()}
     assert torch.equal(model.losses(out, replace(batch, targets=hidden)), model.losses(out, batch))
-    assert torch.equal(model.predict(out)["mace"], out["mace"].sigmoid())
+    assert torch.equal(model.predict(out.logits)["mace"], out.logits["mace"].sigmoid())
 
 
 def test_frozen_encoders_stay_put_and_quiet(plan: dict[str, object], rows: Rows) -> None:
@@ -146,7 +136,7 @@ def test_frozen_encoders_stay_put_and_quiet(plan: dict[str, object], rows: Rows)
     model = build_model(Study.model_validate(plan)).train()
     assert not any(p.requires_grad for p in model.encoders.parameters())
     assert all(p.requires_grad for n, p in model.named_parameters() if not n.startswith("encoders."))
-    assert not any(m.training for m in model.encoders.modules())
+    assert not any(m.training for encoder in model.encoders.values() for m in encoder.modules())
     assert model.fusion.training
 
 

@@ -85,7 +85,7 @@ def quarantine(report: CheckReport, present: dict[str, Group], *, teller: Teller
             # rows with no such file make up the rest: no count tells them
             unlisted = max(0, read - present[modality].n - reasons.total())
             told = told_reasons(reasons, unlisted=unlisted, local=teller.local)
-        else:  # rejected data: how many have it will be told once the faults are mended
+        else:  # masks, of which no count is told, and rejected data, whose faults will be mended
             told = {reason: in_tens(n, local=teller.local) for reason, n in reasons.items()}
         items += [{"modality": modality or "(sample)", "check": c, "count": told[c]} for c in sorted(reasons)]
     return items

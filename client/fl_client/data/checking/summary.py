@@ -59,7 +59,7 @@ def summary(
             "present": {name: group.told for name, group in present.items()},
             "split": completeness.split(cohort, samples=samples, present=present, teller=teller),
             "missing": completeness.missingness(cohort, wanted=wanted, samples=samples, present=present, teller=teller),
-            "labels": outcomes(cohort, wanted=wanted, samples=samples, teller=teller),
+            "labels": outcomes(cohort, wanted=wanted, samples=samples, present=present, teller=teller),
             "tasks": {name: {"type": plan.type, "unit": _unit(site, name)} for name, plan in wanted.tasks.items()},
             "table_1": table_1(cohort, site=site, wanted=wanted, samples=samples, present=present, teller=teller),
         }

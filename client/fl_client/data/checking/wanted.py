@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fl_client.data.labels import NONE
 from fl_client.data.load import Wanted
 from fl_shared.concepts import names
-from fl_shared.site import ColumnMap, EventTable, Modality, Site, TaskMap
+from fl_shared.site import CineFiles, ColumnMap, EventTable, Modality, Site, TaskMap
 from fl_shared.study import EvaluationPlan, ModalityPlan, Study, TaskPlan, TaskType
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
@@ -29,7 +30,7 @@ def _everything(site: Site) -> tuple[Wanted, tuple[str, ...]]:
         else:
             modalities[name] = plan
     for name, task in site.tasks.items():
-        found = _task(task)
+        found = _task(task, site)
         if isinstance(found, str):
             left_out.append(f"task {name}: {found}")
         else:
@@ -58,9 +59,11 @@ def _concepts(columns: Mapping[str, ColumnMap]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(m.concept for m in columns.values() if m.concept in names()))
 
 
-def _task(task: TaskMap) -> TaskPlan | str:
+def _task(task: TaskMap, site: Site) -> TaskPlan | str:
     """Its plan, or why there is none."""
     kind = task.type or _type(task)
+    if kind in ("competing", "segmentation"):
+        return _with_classes(kind, task, site)
     labels: tuple[str, ...] = ()
     if kind == "multilabel":
         labels = tuple(task.columns)
@@ -72,9 +75,24 @@ def _task(task: TaskMap) -> TaskPlan | str:
     return TaskPlan(type=kind, labels=labels)
 
 
+def _with_classes(kind: TaskType, task: TaskMap, site: Site) -> TaskPlan | str:
+    """Causes, or structures on the site's only cine with masks."""
+    labels = tuple(label for label in dict.fromkeys(task.classes.values()) if label != NONE)
+    if not labels:
+        return f"a {kind} task needs labels. Name them in its 'classes', or add --study"
+    if kind == "competing":
+        return TaskPlan(type=kind, labels=labels)
+    drawn = [name for name, files in site.modalities.items() if isinstance(files, CineFiles) and files.mask_column]
+    if len(drawn) != 1:
+        return "not one cine has a 'mask_column': add --study"
+    return TaskPlan(type=kind, labels=labels, modality=drawn[0])
+
+
 def _type(task: TaskMap) -> TaskType:
     if {"time", "event"} <= set(task.columns):
         return "survival"
+    if {"time", "cause"} <= set(task.columns):
+        return "competing"
     if len(task.columns) > 1:
         return "multilabel"
     return "multiclass" if task.classes else "binary"

@@ -64,12 +64,14 @@ def label_line(entry: dict[str, Any], task: Mapping[str, Any]) -> str:
     known = f"of {entry['labelled']} labelled"
     if task["type"] == "regression":
         return f"median {average(entry | {'unit': task['unit']})} {known}"
-    if task["type"] == "survival":
+    if task["type"] in ("survival", "competing"):
         days = entry["median_follow_up_days"]
         follow_up = f"{number(days)} days" if days is not None else "not reached or not told"
         return f"{_of(entry['events'], entry)} events {known}; median follow-up {follow_up}"
     if task["type"] == "multiclass":
         return f"{_of(entry['count'], entry)} {known}"
+    if task["type"] == "segmentation":
+        return f"{_of(entry['positive'], entry)} show it, of {entry['labelled']} with masks"
     return f"{_of(entry['positive'], entry)} positive {known}"
 
 

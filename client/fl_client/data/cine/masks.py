@@ -31,7 +31,8 @@ class Masks:
     """Labels: of contours 1 the cavity, 2 the myocardium; of label maps the file's own.
 
     native: (phases, slices, rows, columns); annotated: (phases, slices), where someone drew; walls: where the
-    myocardium was drawn too (a lone endocardium leaves it as 0). spacing: mm (row, column, slice).
+    myocardium was drawn too (a lone endocardium leaves it as 0). A lone epicardium counts for nothing. spacing: mm
+    (row, column, slice).
     grid_labels, grid_annotated, grid_walls: the same on the study's grid, (frames, slices, …); each drawn phase stands
     at the study's frame nearest in time, each label is the nearest voxel's.
     """
@@ -90,6 +91,8 @@ def _from_contours(files: Sequence[Path], cine: Cine) -> tuple[Labels, Places, P
             detail = f"image {number}: no frame of the cine has this InstanceNumber"
             raise UnreadableError("contour-without-image", detail)
         phase, level = places[number]
+        if "i" not in contours:  # an epicardium alone does not tell cavity from myocardium
+            continue
         labels[phase, level] = draw(contours, cine.shape[2:], f"image {number}")
         annotated[phase, level] = True
         walls[phase, level] = "o" in contours

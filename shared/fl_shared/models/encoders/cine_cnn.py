@@ -45,7 +45,7 @@ class CineBlock(nn.Module):
 
 
 class CineCnn(StagedEncoder):
-    """``video`` (B, T, slices, H, W) and ``frame_mask`` (B, T) -> T tokens of width 128.
+    """``video`` (B, T, slices, H, W), ``frame_mask`` and ``slice_mask`` -> T tokens of width 128.
 
     Tokens and pooled vector hold the mean and the maximum of each channel over space (and, pooled, over true frames).
     """
@@ -61,9 +61,10 @@ class CineCnn(StagedEncoder):
         self.norm = norm(CHANNELS[-1])
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
-        """Slices to channels; frames that are none are black."""
+        """Slices to channels; frames and slices that are none are black, whatever they hold."""
         mask = inputs["frame_mask"]
-        video = inputs["video"].to(self.conv.weight.dtype) * mask[:, :, None, None, None]
+        there = mask[:, :, None] & inputs["slice_mask"][:, None, :]
+        video = torch.where(there[..., None, None], inputs["video"], 0).to(self.conv.weight.dtype)
         return State(map=self.conv(video.transpose(1, 2)), mask=mask)
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:

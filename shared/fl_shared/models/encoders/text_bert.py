@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from fl_shared.bundle import CONFIG
 from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import refused
+from fl_shared.models.weights import load_into, refused
 from fl_shared.study import ModalityPlan, ModelPlan
 from fl_shared.text import PAD, VOCABULARY
 
@@ -182,17 +183,23 @@ def byte_bert(*, width: int, heads: int, dropout: float, window: int) -> BertMod
 
 @ENCODERS.register("text_bert", kind="text", source="Devlin et al. 2019")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> TextBert:
-    """The encoder of a text modality.
+    """The encoder of a text modality: a BERT of any size from a directory, else the small one over bytes.
+
+    That is so in the paper preset too: nobody trains a BERT-base from nothing on a few thousand notes.
 
     Raises:
         ConsiliumError: the pretrained directory is no complete BERT, or its window is smaller than the study's.
     """
     window = min(plan.window, plan.max_tokens)
-    if weights is None:
-        bert = byte_bert(width=model.width, heads=model.heads, dropout=model.dropout, window=window)
-    else:
-        bert = load_bert(weights)
-        if (positions := bert.config.max_position_embeddings) < window:
-            mend = f"Set window = {positions} (study.toml), or use a BERT with more positions."
-            raise refused(weights, f"has {positions} positions, fewer than the study's window of {window}", mend)
+    if weights is None or not (weights / CONFIG).exists():
+        encoder = TextBert(
+            byte_bert(width=model.width, heads=model.heads, dropout=model.dropout, window=window), window=window
+        )
+        if weights is not None:
+            load_into(encoder, weights)
+        return encoder
+    bert = load_bert(weights)
+    if (positions := bert.config.max_position_embeddings) < window:
+        mend = f"Set window = {positions} (study.toml), or use a BERT with more positions."
+        raise refused(weights, f"has {positions} positions, fewer than the study's window of {window}", mend)
     return TextBert(bert, window=window)

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput
+from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec
 from fl_shared.models.registry import FUSIONS
-from fl_shared.study import ModelPlan
 
 
 class AttentionLayer(nn.Module):
@@ -84,8 +83,9 @@ class SelfAttentionFusion(Fusion):
 
 
 @FUSIONS.register("self_attention", source="Vaswani et al. 2017; M-PRTM", native_missing=True)
-def build(modalities: Sequence[str], model: ModelPlan) -> SelfAttentionFusion:
+def build(spec: FusionSpec) -> SelfAttentionFusion:
     """The fusion of the study's modalities."""
+    model = spec.model
     return SelfAttentionFusion(
-        modalities=modalities, width=model.width, depth=model.depth, heads=model.heads, dropout=model.dropout
+        modalities=spec.modalities, width=model.width, depth=model.depth, heads=model.heads, dropout=model.dropout
     )

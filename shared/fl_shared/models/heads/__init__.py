@@ -1,5 +1,5 @@
 """Heads of task types; importing this package registers them."""
 
-from fl_shared.models.heads import logistic
+from fl_shared.models.heads import competing, cox, hazard, logistic, multiclass, regression, weibull
 
-__all__ = ["logistic"]
+__all__ = ["competing", "cox", "hazard", "logistic", "multiclass", "regression", "weibull"]

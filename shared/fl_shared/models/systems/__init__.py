@@ -1,5 +1,6 @@
-"""Systems: named wholes of encoders, fusion and heads; importing this package registers them."""
+"""The systems that a study can name, each one file; no torch is imported here."""
 
-from fl_shared.models.systems import attention
+from fl_shared.models.systems.resolve import SYSTEMS, USUAL_ENCODERS, opened, outline, resolved
+from fl_shared.models.systems.system import Outline, Phase, System
 
-__all__ = ["attention"]
+__all__ = ["SYSTEMS", "USUAL_ENCODERS", "Outline", "Phase", "System", "opened", "outline", "resolved"]

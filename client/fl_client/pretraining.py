@@ -1,0 +1,184 @@
+"""Pretraining of encoders at this site: a federation of one, whose end is a bundle and not a release.
+
+It runs through the site's own service, so that approval, ledger and outbox hold as in any study, and a run that was
+stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.numpy
+
+from fl_client.approval import approve_study
+from fl_client.files import write_private
+from fl_client.inbound import read_arrays
+from fl_client.service import SiteService
+from fl_client.training.actors import LocalPool
+from fl_shared.bundle import CONFIG, DESCRIPTION, WEIGHTS, Bundle
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.models.build import build_model, select
+from fl_shared.site import Site
+from fl_shared.study import Provenance, Study
+from fl_shared.weights import directory_digest
+from fl_shared.wire import Arrays, Code, Reply, Request, digest, to_npy
+
+Objective = Literal["supervised", "masked", "segmentation", "contrastive"]
+PHASES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "supervised": ("unimodal", ("encoders", "adapters", "heads")),
+    "masked": ("masked", ("encoders", "heads")),
+    "segmentation": ("segmentation", ("encoders", "heads")),
+    "contrastive": ("contrastive", ("encoders", "adapters", "fusion")),
+}
+"""What is learned -> objective of the model, and what it trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """What is pretrained, how, and where the patients come from.
+
+    provenance: ``public`` and ``disjoint`` are the caller's word on this site's patients; under privacy it is ``dp``.
+    """
+
+    modalities: tuple[str, ...]
+    objective: Objective
+    rounds: int
+    provenance: Provenance
+
+
+def pretraining_study(study: Study, site: str, plan: Pretraining) -> Study:
+    """The study of one site that pretrains encoders of ``study``: same modalities, sizes, privacy, patients.
+
+    Raises:
+        ConsiliumError: a modality is not the study's, or the objective does not fit it (exit code 10).
+    """
+    chosen = {name: study.modalities[name] for name in plan.modalities if name in study.modalities}
+    drawn = plan.objective == "segmentation"
+    tasks = {n: t for n, t in study.tasks.items() if (t.modality in chosen if drawn else t.modality is None)}
+    wrong = _wrong(study, site, plan, tasks=bool(tasks))
+    if wrong:
+        raise ConsiliumError(f"nothing to pretrain: {wrong}", code=ExitCode.STUDY)
+    objective, trains = PHASES[plan.objective]
+    contrastive = {"system": "tte_alignment", "fusion": "contrastive"}
+    system = contrastive if plan.objective == "contrastive" else {"system": "attention", "fusion": "self_attention"}
+    phase = {"name": plan.objective, "rounds": plan.rounds, "objective": objective, "trains": list(trains)}
+    body = study.model_dump(mode="json", by_alias=True)
+    return Study.model_validate(
+        {
+            **body,
+            "name": f"{study.name}_pretraining"[:48],
+            "sites": {site: body["sites"][site] | {"role": "train"}},
+            "tasks": {name: body["tasks"][name] for name in tasks},
+            "modalities": {name: body["modalities"][name] for name in chosen},
+            "model": body["model"] | system,
+            "training": body["training"]
+            | {"rounds": plan.rounds, "phases": [phase], "encoders": "shared", "local": [], "finetune": 0},
+            "rounds": body["rounds"] | {"quorum": 1},
+        }
+    )
+
+
+def _wrong(study: Study, site: str, plan: Pretraining, *, tasks: bool) -> str:
+    if strange := sorted(set(plan.modalities) - set(study.modalities)):
+        return f"the study has no modality {', '.join(strange)} (it has {', '.join(study.modalities)})"
+    if site not in study.sites or not study.sites[site].patients:
+        return f"the study declares no patients of {site}"
+    if plan.objective == "contrastive" and len(plan.modalities) < 2:
+        return "contrastive pretraining aligns at least two modalities"
+    kinds = {study.modalities[name].kind for name in plan.modalities}
+    if plan.objective == "masked" and kinds - {"waveform", "events"}:
+        return "masked modelling is for series: waveform and events"
+    return "" if tasks else f"the study has no task for '{plan.objective}' pretraining of these modalities"
+
+
+def pretrain(
+    site: Site, study: Study, plan: Pretraining, *, out: Path, done: Callable[[int], None] = lambda _: None
+) -> dict[str, tuple[Path, str]]:
+    """Train, and write one bundle a modality: ``out/<modality>``.
+
+    Args:
+        site: where the patients are.
+        study: gives modalities, tasks, sizes and privacy.
+        plan: what is pretrained.
+        out: folder of the bundles; one that exists is replaced.
+        done: called with the number of each finished round.
+
+    Returns:
+        Modality -> its bundle and the digest that a study pins.
+
+    Raises:
+        ConsiliumError: the study does not fit, or the site's service refuses (the reason is in state/log.jsonl).
+    """
+    made = pretraining_study(study, site.name, plan)
+    approve_study(site, made, file="study.toml")
+    service = SiteService(site, LocalPool(site))
+    weights = {name: site.folder / where for name, where in site.weights.items()}
+    model = select(build_model(made, weights=weights))
+    initial = digest(model)
+    reply: Reply | None = None
+    for number in range(1, plan.rounds + 1):
+        request = Request(kind="train", study=made.identity, round=number, base=digest(model), initial=initial)
+        reply, update = _ask(service, request, model)
+        model = {**model, **update}
+        done(number)
+    private = made.privacy.mode == "patient"
+    found = {}
+    for name in plan.modalities:
+        bundle = Bundle(
+            encoder=str(made.modalities[name].encoder),
+            modality=made.modalities[name],
+            model=made.model,
+            provenance="dp" if private else plan.provenance,
+            objective=plan.objective,
+            cohort=site.name,
+            patients=made.sites[site.name].patients,
+            rounds=plan.rounds,
+            steps=made.training.steps,
+            epsilon=reply.epsilon if reply is not None and private else None,
+            delta=made.privacy.delta if private else None,
+            synthetic=site.synthetic,
+            study=made.identity,
+            package=version("consilium"),
+        )
+        source = weights.get(made.modalities[name].weights or "")
+        found[name] = write_bundle(out / name, bundle, model, modality=name, source=source)
+    return found
+
+
+def write_bundle(
+    folder: Path, bundle: Bundle, model: Arrays, *, modality: str, source: Path | None
+) -> tuple[Path, str]:
+    """Write one encoder of a model; ``source`` is the directory that it started from (a BERT keeps its tokeniser).
+
+    Returns:
+        The folder, and its digest.
+    """
+    part = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    if source is not None and (source / CONFIG).exists():
+        shutil.copytree(source, part)
+        prefix = f"encoders.{modality}.bert."
+    else:
+        part.mkdir(parents=True)
+        prefix = f"encoders.{modality}."
+    arrays = {name.removeprefix(prefix): array for name, array in model.items() if name.startswith(prefix)}
+    write_private(part / WEIGHTS, safetensors.numpy.save(arrays))
+    write_private(part / DESCRIPTION, bundle.model_dump_json(by_alias=True, indent=1).encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+    return folder, directory_digest(folder)
+
+
+def _ask(service: SiteService, request: Request, model: Arrays) -> tuple[Reply, dict[str, Any]]:
+    text, out = service.handle(request.model_dump_json(), {name: to_npy(array) for name, array in model.items()})
+    reply = Reply.model_validate_json(text)
+    if reply.status != "ok":
+        code = ExitCode.PRIVACY if reply.code in (Code.BUDGET, Code.LEDGER) else ExitCode.FAILED
+        why = f"{reply.code}; see {service.site.state_dir / 'log.jsonl'}"
+        raise ConsiliumError(f"round {request.round} of the pretraining was refused: {why}", code=code)
+    return reply, dict(read_arrays(out, {n: (model[n].shape, str(model[n].dtype)) for n in out}))

@@ -1,0 +1,117 @@
+"""The gradients of a phase, step by step: plain means, or clipped and noised sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed
+
+from fl_client.data.cohort import Cohort
+from fl_client.privacy.mechanism import add_noise
+from fl_client.privacy.sampler import PatientRecords, poisson_batches, shuffled_batches
+from fl_client.training.rows import phase_rows, share_of
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.models.interface import Batch, take
+from fl_shared.models.model import MultimodalModel
+from fl_shared.study import PhasePlan, Study
+
+if TYPE_CHECKING:
+    from fl_client.privacy.clipping import GhostClipper  # opacus costs 2.6 s: only private training loads it
+
+MICRO_BATCH = 32  # rows whose activations ghost clipping keeps at a time
+TESTED_ROWS = 4  # of the per-patient gradient self-test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """This process among those of the site."""
+
+    rank: int
+    world: int
+
+    def total(self, sums: Mapping[str, Tensor], *, divide: float) -> dict[str, Tensor]:
+        """The ranks' sums added up, over ``divide``."""
+        if self.world > 1:
+            flat = torch.cat([value.flatten() for value in sums.values()])
+            distributed.all_reduce(flat)
+            parts = torch.split(flat, [value.numel() for value in sums.values()])
+            sums = {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}
+        return {name: value / divide for name, value in sums.items()}
+
+
+class Gradients:
+    """What trains in one phase at one site.
+
+    Args:
+        model: has entered a round of the phase.
+        study: names the site.
+        cohort: its samples.
+        phase: whose patients are trained on.
+        ranks: this process among the site's.
+        batch: all rows, for the self-test of per-patient gradients.
+
+    Raises:
+        ConsiliumError: no patient to train on (exit code 12); per-patient gradients are not exact (16).
+    """
+
+    def __init__(
+        self, model: MultimodalModel, *, study: Study, cohort: Cohort, phase: PhasePlan, ranks: Ranks, batch: Batch
+    ) -> None:
+        self._model, self._study, self._site, self._ranks = model, study, cohort.site, ranks
+        self.phase = phase
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        rows = phase_rows(cohort, phase, site=cohort.site, plan=study.evaluation)
+        if not len(rows):
+            raise ConsiliumError(f"{cohort.site}: no patient to train on", code=ExitCode.DATA)
+        self._records = PatientRecords(rows=rows, patient=cohort.patient)
+        self._clipper = self._tested_clipper(batch) if study.privacy.mode == "patient" else None
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Row numbers of the phase's patients."""
+        return self._records.rows
+
+    def close(self) -> None:
+        """Take the clipping's hooks off the model."""
+        if self._clipper is not None:
+            self._clipper.close()
+
+    def plain(self, batch: Batch, *, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Mean gradients; every rank draws the same rows of ``batch`` and takes its part of them."""
+        rng = np.random.default_rng(seed)
+        for rows in shuffled_batches(self._records, size=self._study.training.batch, steps=steps, rng=rng):
+            mine = take(batch, rows[self._ranks.rank :: self._ranks.world])
+            yield self._ranks.total(self._gradient_sum(mine), divide=len(rows))
+
+    def private(self, batch: Batch, *, sigma: float) -> Iterator[dict[str, Tensor]]:
+        """Noised sums over the declared number: the true one would leak."""
+        if self._clipper is None:
+            raise ConsiliumError("the per-patient gradient check did not run", code=ExitCode.PRIVACY)
+        study, clip, ranks = self._study, self._study.privacy.clip, self._ranks
+        q = study.sampling_rate(self._site)
+        expected = q * study.sites[self._site].patients * share_of(self.phase)
+        steps = study.training.steps
+        for rows in poisson_batches(self._records, q=q, steps=steps, rank=ranks.rank, world=ranks.world):
+            sums = self._clipper.clipped_sum(take(batch, rows), clip=clip, micro_batch=MICRO_BATCH)
+            yield ranks.total(add_noise(sums, sigma=sigma, clip=clip, world=ranks.world), divide=expected)
+
+    def _gradient_sum(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradient of the sum of the rows' losses."""
+        if not len(batch):
+            return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
+        loss = self._model.losses(self._model(batch), batch).sum()
+        gradients = torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True)
+        return dict(zip(self._parameters, gradients, strict=True))
+
+    def _tested_clipper(self, batch: Batch) -> GhostClipper:
+        from fl_client.privacy.clipping import GhostClipper
+
+        clipper = GhostClipper(self._model)
+        some = np.arange(min(TESTED_ROWS, len(self._records)))
+        clipper.self_test(take(batch, self._records.one_each(some, np.random.default_rng())))
+        return clipper

@@ -1,0 +1,213 @@
+"""MedM2T's Hierarchical Time-Aware Fusion for dense series: short segments, then all of them (facts section 3.1).
+
+Micro: attention between channels, then a residual network and an MLP on each of up to 24 overlapping segments, of two
+lengths side by side. Macro: a residual network over the segments' vectors in order of time. All segments of a patient
+stay in one row. Segments are regular here, one a time bin, so that no bin has several to average; one that lies before
+the first measurement is an empty bin, left at 0 and masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fl_shared.models.attention import attend, masked_mean
+from fl_shared.models.encoders.ecg_resnet import norm
+from fl_shared.models.encoders.events_cnn import carry_forward
+from fl_shared.models.encoders.medm2t_ecg import SeriesBlock
+from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.registry import ENCODERS
+from fl_shared.models.weights import load_into
+from fl_shared.study import ModalityPlan, ModelPlan
+
+SEGMENTS = 24  # at most
+SHORTEST = 12  # bins of a short segment
+KERNEL = 3
+ATTENTION_WIDTH, ATTENTION_HEADS = 8, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Segments of one length: features a step, channels of the two blocks, width of the vector."""
+
+    features: int
+    channels: tuple[int, int]
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Of short and long segments, of the macro network's last block, of pooled vector and tokens."""
+
+    short: Scale
+    long: Scale
+    macro: int
+    width: int
+
+
+PAPER = Sizes(
+    short=Scale(features=8, channels=(16, 32), width=128),
+    long=Scale(features=16, channels=(32, 64), width=256),
+    macro=192,
+    width=256,
+)
+SMALL = Sizes(
+    short=Scale(features=8, channels=(8, 16), width=16),
+    long=Scale(features=8, channels=(8, 16), width=32),
+    macro=32,
+    width=48,
+)
+
+
+class ChannelAttention(nn.Module):
+    """values, fresh, seen (B, F, L) -> (B, features, L): at every step, the channels seen so far ask one another.
+
+    A channel is its token plus what it finds, 0 before its first value. A key and a value of zeros stand beside the
+    channels, so that one alone still has a choice. Convolutions of one step stand for linear maps: with L F places, the
+    ghost norm of a linear map takes (L F)^2 numbers a patient.
+    """
+
+    def __init__(self, *, channels: int, features: int) -> None:
+        super().__init__()
+        width = ATTENTION_WIDTH
+        # Grouped: each channel has its own map of its value, of whether it was measured at this step, and of 1.
+        self.tokens = nn.Conv1d(3 * channels, channels * width, 1, groups=channels, bias=False)
+        self.query = nn.Conv1d(width, width, 1)
+        self.key = nn.Conv1d(width, width, 1, bias=False)
+        self.value = nn.Conv1d(width, width, 1)
+        self.out = nn.Conv1d(channels * width, features, 1)
+
+    def forward(self, values: Tensor, fresh: Tensor, seen: Tensor) -> Tensor:
+        """Attention folds the steps into the batch: it has no parameters."""
+        rows, channels, steps = values.shape
+        parts = torch.stack([values, fresh.to(values.dtype), seen.to(values.dtype)], dim=2).flatten(1, 2)
+        tokens = self.tokens(parts).unflatten(1, (channels, -1)).permute(0, 2, 3, 1)  # (B, d, L, F)
+        query, key, value = (
+            f(tokens.flatten(2)).transpose(1, 2).reshape(rows * steps, channels, -1)
+            for f in (self.query, self.key, self.value)
+        )
+        key, value = (F.pad(x, (0, 0, 1, 0)) for x in (key, value))
+        there = seen.transpose(1, 2)
+        mask = F.pad(there.reshape(rows * steps, channels), (1, 0), value=True)
+        found = attend(query, key, value, mask, heads=ATTENTION_HEADS).view(rows, steps, channels, -1)
+        found = (found + tokens.permute(0, 2, 3, 1)) * there[..., None].to(found.dtype)
+        mixed: Tensor = self.out(found.flatten(2).transpose(1, 2))
+        return mixed
+
+
+class SegmentNetwork(nn.Module):
+    """x (B, features, N, w) -> a vector a segment (B, N, width)."""
+
+    def __init__(self, scale: Scale, *, steps: int, dropout: float) -> None:
+        super().__init__()
+        first, last = scale.channels
+        self.conv = nn.Conv2d(scale.features, first, (1, KERNEL), padding=(0, KERNEL // 2), bias=False)
+        self.block1 = SeriesBlock(first, first, kernel=KERNEL, stride=1, dropout=dropout)
+        self.block2 = SeriesBlock(first, last, kernel=KERNEL, stride=2, dropout=dropout)
+        self.norm1 = norm(last)
+        self.mlp = nn.Linear(last * -(-steps // 2), scale.width)
+        self.norm2 = nn.LayerNorm(scale.width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every segment by the same network."""
+        h = self.dropout(F.relu(self.norm1(self.block2(self.block1(self.conv(x))))))
+        found: Tensor = self.dropout(F.relu(self.norm2(self.mlp(h.transpose(1, 2).flatten(2)))))
+        return found
+
+
+class HierarchicalSeries(StagedEncoder):
+    """``values`` and ``observed`` (B, bins, fields) -> a token each two segments; pooled from all of them.
+
+    A channel keeps its last value until the next. Stages: micro, then macro's two blocks. Tokens are brought to the
+    width of the pooled vector by a linear map, which the paper has not.
+    """
+
+    def __init__(self, *, fields: int, bins: int, sizes: Sizes, dropout: float) -> None:
+        super().__init__()
+        short, long = self.segments = _segments(bins)
+        joined, last = sizes.short.width + sizes.long.width, sizes.macro
+        self.width, self.stage_channels = sizes.width, (joined, joined, last)
+        self.features = (sizes.short.features, sizes.long.features)
+        self.attention = nn.ModuleList(ChannelAttention(channels=fields, features=n) for n in self.features)
+        self.micro = nn.ModuleList(
+            SegmentNetwork(scale, steps=len(each[0]), dropout=dropout)
+            for scale, each in ((sizes.short, short), (sizes.long, long))
+        )
+        self.conv = nn.Conv1d(joined, joined, KERNEL, padding=KERNEL // 2, bias=False)
+        self.macro = nn.ModuleList(
+            SeriesBlock(joined, outputs, kernel=KERNEL, stride=stride, dropout=dropout)
+            for outputs, stride in ((joined, 1), (last, 2))
+        )
+        self.norm1 = norm(last)
+        self.mlp = nn.Linear(last * -(-len(short) // 2), sizes.width)
+        self.norm2 = nn.LayerNorm(sizes.width)
+        self.token = nn.Linear(last, sizes.width)
+        self.dropout = nn.Dropout(dropout)
+
+    def stem(self, inputs: Mapping[str, Tensor]) -> State:
+        """Features of both scales at every step (B, 8 + 8 or 8 + 16, bins); valid from the first measurement on."""
+        fresh = inputs["observed"]
+        values = carry_forward(inputs["values"], fresh).transpose(1, 2)
+        fresh = fresh.transpose(1, 2)
+        seen = fresh.cummax(2).values
+        return State(map=torch.cat([f(values, fresh, seen) for f in self.attention], dim=1), mask=seen.any(1))
+
+    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+        """Micro: steps to segments; macro: segments, at last half as many."""
+        if state.mask is None:
+            raise ValueError("a series needs a mask")
+        h, mask = state.map, state.mask
+        if index == 0:
+            each = zip(self.micro, torch.split(h, list(self.features), dim=1), self.segments, strict=True)
+            h = torch.cat([network(x[:, :, at]) for network, x, at in each], dim=2).transpose(1, 2)
+            mask = torch.stack([mask[:, at].any(2) for at in self.segments]).any(0)
+            h = torch.where(mask[:, None], h, 0.0)
+        elif index == 1:
+            h = self.macro[0](self.conv(h)[:, :, None])[:, :, 0]
+        else:
+            h = self.macro[1](h[:, :, None])[:, :, 0]
+            mask = F.max_pool1d(mask.to(h.dtype), 2, ceil_mode=True) > 0
+        level = Level(map=h, vec=masked_mean(h.transpose(1, 2), mask), mask=mask)
+        return State(map=h, mask=mask, done=(*state.done, level))
+
+    def finish(self, state: State) -> EncoderOutput:
+        """The MLP's vector and each step of the last map."""
+        if state.mask is None:
+            raise ValueError("a series needs a mask")
+        first, second, third = state.done
+        steps = self.dropout(F.relu(self.norm1(state.map))).transpose(1, 2)
+        pooled = self.dropout(F.relu(self.norm2(self.mlp(steps.flatten(1)))))
+        return EncoderOutput(
+            pooled=pooled, tokens=self.token(steps), token_mask=state.mask, levels=(first, second, third)
+        )
+
+
+def _segments(bins: int) -> tuple[list[list[int]], list[list[int]]]:
+    """The bins of every short and of every long segment, as many of each.
+
+    Short ones have 12 bins, or what it takes to leave no bin out; long ones twice as many, at most half of all.
+    """
+    long = max(1, min(2 * max(SHORTEST, -(-bins // SEGMENTS)), bins // 2))
+    count = min(SEGMENTS, bins - long + 1)
+    return _spread(bins, -(-long // 2), count), _spread(bins, long, count)
+
+
+def _spread(bins: int, length: int, count: int) -> list[list[int]]:
+    starts = [round(i * (bins - length) / max(count - 1, 1)) for i in range(count)]
+    return [list(range(start, start + length)) for start in starts]
+
+
+@ENCODERS.register("hierarchical_series", kind="events", source="MedM2T, Hierarchical Time-Aware Fusion")
+def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> HierarchicalSeries:
+    """The encoder of an events modality whose fields are measured often."""
+    sizes = PAPER if model.preset == "paper" else SMALL
+    encoder = HierarchicalSeries(fields=len(plan.fields), bins=plan.bins, sizes=sizes, dropout=model.dropout)
+    if weights is not None:
+        load_into(encoder, weights)
+    return encoder

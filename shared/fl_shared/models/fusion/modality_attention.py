@@ -1,0 +1,77 @@
+"""M-PRTM's fusion: self-attention over one vector a modality (facts section 2.4).
+
+Every modality's pooled vector gives a query, a key and a value; two residual blocks follow (the paper's figure), and
+the mean over the modalities that are present. Heads, depth and norms are unstated there: one layer, ``model.heads``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fl_shared.models.attention import attend, masked_mean, shares
+from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec
+from fl_shared.models.registry import FUSIONS
+
+BLOCKS = 2
+
+
+class ResidualBlock(nn.Module):
+    """x (…, d) -> x + MLP(LayerNorm(x)), as wide inside."""
+
+    def __init__(self, *, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One block."""
+        found: Tensor = x + self.dropout(self.outer(F.relu(self.inner(self.norm(x)))))
+        return found
+
+
+class ModalityAttentionFusion(Fusion):
+    """One token a modality -> fused (B, d); ``weights["modalities"]`` (B, M) sums to 1 over the present ones.
+
+    An absent modality is masked as a key and left out of the mean. In a row with one modality the softmax over its
+    single key is 1: there is nothing else to weigh, and its own vector passes by the residual.
+    """
+
+    needs = frozenset({"pooled"})
+    native_missing = True
+
+    def __init__(self, spec: FusionSpec) -> None:
+        super().__init__()
+        width, self.heads = spec.model.width, spec.model.heads
+        self.modalities = spec.modalities
+        self.out_features = width
+        self.marks = nn.Embedding(len(spec.modalities), width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)  # softmax ignores a key's bias: no gradient could reach it
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(spec.model.dropout)
+        self.blocks = nn.Sequential(*(ResidualBlock(width=width, dropout=spec.model.dropout) for _ in range(BLOCKS)))
+
+    def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
+        """The weights are what a modality receives: mean over heads and over the present modalities that ask."""
+        mask = torch.stack([present[m] for m in self.modalities], dim=1)
+        ids = torch.arange(len(self.modalities), device=mask.device).expand(len(mask), -1).contiguous()
+        x = torch.stack([outputs[m].pooled for m in self.modalities], dim=1) + self.marks(ids)
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        x = self.norm(x + self.dropout(self.out(attend(q, k, v, mask, heads=self.heads))))
+        fused = masked_mean(self.blocks(x), mask)
+        weights = masked_mean(shares(q.detach(), k.detach(), mask, heads=self.heads), mask)
+        return FusionOutput(fused=fused, weights={"modalities": weights})
+
+
+@FUSIONS.register("modality_attention", source="M-PRTM, self-attention over modalities", native_missing=True)
+def build(spec: FusionSpec) -> ModalityAttentionFusion:
+    """The fusion of the study's modalities."""
+    return ModalityAttentionFusion(spec)

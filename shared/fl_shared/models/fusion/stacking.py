@@ -1,0 +1,64 @@
+"""Logistic stacking (Wolpert 1992): predictions of a task, as logits, combined linearly, output by output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class LogisticStack(nn.Module):
+    """x (..., C, F), F predictions of each of C outputs -> (..., C); before training it is their mean."""
+
+    def __init__(self, *, outputs: int, features: int) -> None:
+        super().__init__()
+        self.initial = {"weight": 1 / features}
+        self.weight = nn.Parameter(torch.full((outputs, features), 1 / features))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return (x * self.weight).sum(-1) + self.bias
+
+
+class Offset(nn.Linear):
+    """What the logits gain where modalities are absent: flags (B, M) -> (B, C); nothing before training."""
+
+    initial: ClassVar[Mapping[str, float]] = {"weight": 0.0}
+
+    def __init__(self, *, flags: int, outputs: int) -> None:
+        super().__init__(flags, outputs, bias=False)
+
+
+class FinalStack(nn.Module):
+    """The last two stacks of a task: omega1 over the modalities' predictions, the logits over omega1 and omega2.
+
+    An absent modality's predictions enter as 0, with a learned offset.
+    """
+
+    def __init__(self, *, modalities: int, outputs: int) -> None:
+        super().__init__()
+        self.first = LogisticStack(outputs=outputs, features=2 * modalities)
+        self.absent = Offset(flags=modalities, outputs=outputs)
+        self.last = LogisticStack(outputs=outputs, features=2)
+
+    def forward(
+        self, predictions: Sequence[tuple[Tensor, Tensor]], present: Sequence[Tensor], omega2: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Omega1 and the logits, (B, C) each.
+
+        Omega1 is fitted to the outcome itself, as in the paper: no gradient comes back to it from the logits.
+
+        Args:
+            predictions: of each modality the meta-learner's and the best level's, (B, C) each.
+            present: of each modality (B,).
+            omega2: (B, C).
+        """
+        known = [
+            torch.where(there[:, None], z, 0.0) for pair, there in zip(predictions, present, strict=True) for z in pair
+        ]
+        flags = (~torch.stack(list(present), dim=1)).to(omega2.dtype)
+        omega1 = self.first(torch.stack(known, dim=-1)) + self.absent(flags)
+        return omega1, self.last(torch.stack([omega1.detach(), omega2], dim=-1))

@@ -1,0 +1,274 @@
+"""The model of every system: encoders, adapters, fusion and heads, composed by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from fl_shared.models.fusion.missing import MissingAdapter
+from fl_shared.models.interface import (
+    AuxLogits,
+    Batch,
+    EncoderOutput,
+    Fusion,
+    FusionOutput,
+    FusionSpec,
+    Head,
+    StagedEncoder,
+    each_tensor,
+)
+from fl_shared.models.lora import add_lora
+from fl_shared.models.masked import SERIES, MaskedSeries
+from fl_shared.models.registry import DECODERS, ENCODERS, FUSIONS, HEADS
+from fl_shared.models.weights import find
+from fl_shared.study import Study
+
+TASKS, SEGMENTATION, UNIMODAL, MASKED, CHOOSE = "tasks", "segmentation", "unimodal", "masked", "choose"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """logits: task -> (B, C); auxiliary predictions, and losses (B,) each, of the model's objective."""
+
+    logits: Mapping[str, Tensor]
+    auxiliary: tuple[AuxLogits, ...] = ()
+    losses: tuple[Tensor, ...] = ()
+
+
+class MultimodalModel(nn.Module):
+    """Encoders, adapters, fusion and heads; the children's names are the parameter groups of the study.
+
+    Every encoder runs on all rows (per-patient gradients need one shape); what an absent modality's row holds is
+    zeroed before its encoder and after it, so that it cannot matter.
+
+    Attributes:
+        objective: what `forward` computes and `losses` sums: ``tasks``, ``segmentation``, ``unimodal`` (a head a task
+            and modality, named ``task@modality``), ``masked`` (hidden parts of series), or an objective of the fusion.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        *,
+        encoders: Mapping[str, StagedEncoder],
+        adapters: Mapping[str, nn.Module],
+        fusion: Fusion,
+        heads: Mapping[str, nn.Module],
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(encoders)
+        self.adapters = nn.ModuleDict(adapters)
+        self.fusion = fusion
+        self.heads = nn.ModuleDict(heads)
+        self._study = study
+        self._drawn = {t: plan.modality for t, plan in study.tasks.items() if plan.modality is not None}
+        self._fused = tuple(task for task in study.tasks if task not in self._drawn)
+        self.enter(1)
+
+    def enter(self, round: int) -> None:
+        """Be as a round of the study wants it: its objective, and gradients for what it trains."""
+        self.objective = self._study.phase(round).objective
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self._study.trains(name, round))
+
+    def constant_encoders(self) -> tuple[str, ...]:
+        """Modalities whose encoder nothing changes at present: their features need be computed once only."""
+        return tuple(m for m, e in self.encoders.items() if not any(p.requires_grad for p in e.parameters()))
+
+    def train(self, mode: bool = True) -> Self:
+        """Constant encoders stay in evaluation mode."""
+        super().train(mode)
+        for name in self.constant_encoders():
+            self.encoders[name].eval()
+        return self
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Outputs:
+        """Logits of every task, and what the objective needs.
+
+        Args:
+            batch: rows; to judge a subset of modalities, change ``present``.
+            generator: randomness of modality dropout (training only); torch's own when absent.
+
+        Raises:
+            ValueError: a row has no modality present.
+        """
+        if self.objective == SEGMENTATION:
+            return Outputs(logits=self.segment(batch))
+        if self.objective == MASKED:
+            return Outputs(logits={}, losses=self._masked(batch, generator))
+        present = self._present(batch, generator)
+        encoded = {name: self.encode(name, batch) for name in self.encoders}
+        outputs = {name: self._adapt(name, output, present[name]) for name, output in encoded.items()}
+        if self.objective == UNIMODAL:
+            return Outputs(logits={}, auxiliary=self._unimodal(outputs, present))
+        fused = self.fusion(outputs, present)
+        logits = {}
+        if self.objective == TASKS:
+            own = self.fusion.predicts
+            logits = {task: fused.logits[task] if own else self.heads[task](fused) for task in self._fused}
+            if self.training:
+                trained = {t: m for t, m in self._drawn.items() if m not in batch.features}
+                logits |= {task: self.heads[task](encoded[m].levels) for task, m in trained.items()}
+        losses = (fused.losses[self.objective],) if self.objective in fused.losses else ()
+        return Outputs(logits=logits, auxiliary=fused.auxiliary.get(self.objective, ()), losses=losses)
+
+    def encode(self, name: str, batch: Batch) -> EncoderOutput:
+        """What the encoder of a modality makes of the rows; absent rows' inputs are read as 0."""
+        if name in batch.features:
+            return batch.features[name]
+        there = batch.present[name]
+        output: EncoderOutput = self.encoders[name]({k: _where(there, v) for k, v in batch.inputs[name].items()})
+        return output
+
+    @torch.no_grad()
+    def features(self, name: str, batch: Batch) -> EncoderOutput:
+        """As `encode`, in evaluation mode, without what the fusion does not need: for `Batch.features`."""
+        self.encoders[name].eval()
+        output = replace(self.encode(name, batch), aux={})
+        return output if "levels" in self.fusion.needs else replace(output, levels=())
+
+    def segment(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits (B, frames, slices, classes, size, size) of every segmentation."""
+        encoded = {name: self.encode(name, batch) for name in set(self._drawn.values())}
+        return {task: self.heads[task](encoded[name].levels) for task, name in self._drawn.items()}
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Loss a row (B,), summed over tasks, auxiliary predictions and further losses."""
+        each = [self._loss(task, logits, batch, None) for task, logits in outputs.logits.items()]
+        each += [self._loss(aux.task, aux.logits, batch, aux.rows) for aux in outputs.auxiliary]
+        return torch.stack([*each, *outputs.losses]).sum(0)
+
+    @torch.no_grad()
+    def choose(self, batch: Batch) -> None:
+        """Fill the fusion's buffers from these rows (objective 'choose')."""
+        outputs = {name: self._adapt(name, self.encode(name, batch), batch.present[name]) for name in self.encoders}
+        self.fusion.choose(outputs, batch.present)
+
+    def predict(self, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is judged, task by task (`Head.predict`)."""
+        return {task: self._head(task).predict(z) for task, z in logits.items()}
+
+    def _head(self, task: str) -> Head:
+        return cast(Head, self.heads[task])
+
+    def _loss(self, task: str, logits: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
+        mask = batch.target_mask[task]
+        known = mask if rows is None else mask & rows.view(-1, *[1] * (mask.dim() - 1))
+        loss = self._head(task).loss(logits, batch.targets[task], known)
+        return loss * self._study.tasks[task].weight
+
+    def _adapt(self, name: str, output: EncoderOutput, there: Tensor) -> EncoderOutput:
+        """Pooled vector and tokens through one call (ghost clipping allows a layer one a pass); absent rows are 0."""
+        both = self.adapters[name](torch.cat([output.pooled[:, None], output.tokens], dim=1))
+        adapted = replace(output, pooled=both[:, 0], tokens=both[:, 1:], aux={})
+        return each_tensor(lambda x: _where(there, x), adapted)
+
+    def _unimodal(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> tuple[AuxLogits, ...]:
+        return tuple(
+            AuxLogits(
+                task=task, logits=self.heads[f"{task}@{name}"](FusionOutput(fused=output.pooled)), rows=present[name]
+            )
+            for task in self._fused
+            for name, output in outputs.items()
+        )
+
+    def _masked(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """Loss (B,) of each series; 0 where it is absent."""
+        losses = []
+        for name, plan in self._study.modalities.items():
+            if plan.kind in SERIES:
+                head = cast(MaskedSeries, self.heads[f"masked@{name}"])
+                seen, hidden = head.hide(batch.inputs[name], generator)
+                output = self.encode(name, replace(batch, inputs={name: seen}))
+                losses.append(_where(batch.present[name], head.loss(output, batch.inputs[name], hidden)))
+        return tuple(losses)
+
+    def _present(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """(B,) a modality, after modality dropout, which never takes the last one present."""
+        there = torch.stack([batch.present[m] for m in self.encoders], dim=1)
+        if not bool(there.any(1).all()):
+            raise ValueError("a row has no modality present")
+        model, plans = self._study.model, self._study.modalities.values()
+        dropout = [model.modality_dropout if plan.dropout is None else plan.dropout for plan in plans]
+        if self.training and self.objective != UNIMODAL and any(dropout):
+            # drawn where the generator lives, so that a seed means the same on every device
+            device = generator.device if generator is not None else torch.device("cpu")
+            draw = torch.rand(there.shape, generator=generator, device=device).to(there.device)
+            margin = (draw - torch.tensor(dropout, device=there.device)).masked_fill(~there, -2.0)
+            kept = margin >= 0
+            kept |= (margin == margin.amax(1, keepdim=True)) & ~kept.any(1, keepdim=True)
+            there = there & kept
+        return dict(zip(self.encoders, there.unbind(1), strict=True))
+
+
+def compose(study: Study, weights: Mapping[str, Path]) -> MultimodalModel:
+    """Build a study's model from the parts that it names; weights: name in ``site.toml`` -> local directory.
+
+    Raises:
+        ConsiliumError: an unknown name (exit code 10), or pretrained weights refused (exit code 11).
+    """
+    encoders = {}
+    for name, plan in study.modalities.items():
+        entry = ENCODERS.get(plan.encoder or plan.kind, key=f"modalities.{name}.encoder", kind=plan.kind)
+        encoders[name] = entry.build(plan, study.model, find(plan, weights))
+        if study.training.encoders == "adapters":
+            key = f"modalities.{name}.encoder"
+            add_lora(encoders[name], name=entry.name, key=key, rank=study.model.lora_rank)
+    fused = {name: task for name, task in study.tasks.items() if task.modality is None}
+    fusion, widths = _fusion(study, encoders, tasks={name: task.outputs for name, task in fused.items()})
+    features = None if fusion.predicts else fusion.out_features
+    heads: dict[str, nn.Module] = {name: _head(study, name, features) for name in fused}
+    objectives = {phase.objective for phase in study.training.phases}
+    if UNIMODAL in objectives:
+        heads |= {f"{name}@{m}": _head(study, name, width) for name in fused for m, width in widths.items()}
+    if MASKED in objectives:
+        series = {name: plan for name, plan in study.modalities.items() if plan.kind in SERIES}
+        heads |= {f"masked@{m}": MaskedSeries(plan, width=encoders[m].width) for m, plan in series.items()}
+    for name, task in study.tasks.items():
+        if task.modality is not None:
+            encoder = encoders[task.modality]
+            decoder = DECODERS.get(encoder.decoder, key=f"tasks.{name}.modality")
+            heads[name] = decoder.build(task, encoder, study.modalities[task.modality])
+    return MultimodalModel(study, encoders=encoders, adapters=_adapters(encoders, widths), fusion=fusion, heads=heads)
+
+
+def _head(study: Study, name: str, features: int | None) -> nn.Module:
+    task = study.tasks[name]
+    return HEADS.get(task.head, key=f"tasks.{name}.type").build(task, features, study.model)
+
+
+def _fusion(
+    study: Study, encoders: Mapping[str, StagedEncoder], *, tasks: Mapping[str, int]
+) -> tuple[Fusion, dict[str, int]]:
+    """The fusion, able to do without a modality, and the width at which it gets each."""
+    entry = FUSIONS.get(study.model.fusion, key="model.fusion")
+    spec = FusionSpec(
+        modalities=tuple(encoders),
+        widths={name: encoder.width for name, encoder in encoders.items()},
+        levels={name: encoder.stage_channels[-3:] for name, encoder in encoders.items()},
+        tasks=tasks,
+        model=study.model,
+    )
+    fusion = entry.build(projected := replace(spec, widths=dict.fromkeys(encoders, study.model.width)))
+    if fusion.projects:
+        spec = projected
+    else:
+        fusion = entry.build(spec)
+    return fusion if fusion.native_missing else MissingAdapter(fusion, spec), dict(spec.widths)
+
+
+def _adapters(encoders: Mapping[str, StagedEncoder], widths: Mapping[str, int]) -> dict[str, nn.Module]:
+    return {
+        name: nn.Identity() if encoder.width == widths[name] else nn.Linear(encoder.width, widths[name])
+        for name, encoder in encoders.items()
+    }
+
+
+def _where(there: Tensor, value: Tensor) -> Tensor:
+    """Rows that are there; 0 (or False) in the others, whatever they hold."""
+    return torch.where(there.view(-1, *[1] * (value.dim() - 1)), value, torch.zeros_like(value))
