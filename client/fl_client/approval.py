@@ -20,7 +20,7 @@ from fl_client.files import private_dir, write_private
 from fl_shared.audit import AuditLog
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
 from fl_shared.site import Site
-from fl_shared.study import PARTS, PhasePlan, Study, load_study
+from fl_shared.study import PhasePlan, Study, load_study
 from fl_shared.toml import Section
 
 _IDENTITY = re.compile(r"[0-9a-f]{64}")
@@ -61,9 +61,7 @@ def approve(site: Site, study_path: Path) -> ApprovalRecord:
 
 def approve_study(site: Site, study: Study, *, file: str) -> ApprovalRecord:
     """As `approve`; ``file`` is named in faults."""
-    if faults := list(_faults(site, study, file)):
-        message = f"study '{study.name}' cannot be approved at {site.name}: {len(faults)} fault(s)"
-        raise ConsiliumError(message, code=ExitCode.NOT_APPROVED, faults=faults)
+    fits(site, study, file=file)
     plan = study.sites[site.name]
     record = ApprovalRecord(
         identity=study.identity,
@@ -84,6 +82,17 @@ def approve_study(site: Site, study: Study, *, file: str) -> ApprovalRecord:
     write_private(folder / f"{record.identity}.json", stored.model_dump_json(indent=1).encode())
     audit_log(site).append(record.by, "approve", study=record.identity, name=study.name, role=plan.role)
     return record
+
+
+def fits(site: Site, study: Study, *, file: str) -> None:
+    """Check that a study fits this site.
+
+    Raises:
+        ConsiliumError: it does not (13), all faults at once.
+    """
+    if faults := list(_faults(site, study, file)):
+        message = f"study '{study.name}' cannot be approved at {site.name}: {len(faults)} fault(s)"
+        raise ConsiliumError(message, code=ExitCode.NOT_APPROVED, faults=faults)
 
 
 def approved(site: Site, identity: str) -> Study | None:
@@ -175,7 +184,8 @@ def _leaves(study: Study, role: str) -> tuple[str, ...]:
     phases = study.training.phases
     told = [f"{_shared(study, phase)} (every round{_of(phase, phases)})" for phase in phases]
     found = told if role == "train" else []
-    own = [part for part in PARTS if study.is_local(f"{part}.")]
+    trained = list(dict.fromkeys(part for phase in phases for part in phase.trains))
+    own = [part for part in trained if study.is_local(f"{part}.")]
     own += ["normalisation layers"] if "norms" in study.training.local else []
     if found and own and study.training.final_encoders == "mean":
         found.append(f"{', '.join(own)} (once, after the last round)")
@@ -183,7 +193,14 @@ def _leaves(study: Study, role: str) -> tuple[str, ...]:
 
 
 def _shared(study: Study, phase: PhasePlan) -> str:
-    return ", ".join(part for part in phase.trains if study.is_shared(f"{part}.")) or "nothing"
+    adapted = study.training.encoders == "adapters"
+    told = {part: f"low-rank adapters of {part}" if adapted and _is_encoder(part) else part for part in phase.trains}
+    leaves = [text for part, text in told.items() if study.is_shared(f"{part}.") or (adapted and _is_encoder(part))]
+    return ", ".join(leaves) or "nothing"
+
+
+def _is_encoder(part: str) -> bool:
+    return part.split(".")[0] == "encoders"
 
 
 def _of(phase: PhasePlan, phases: Sequence[PhasePlan]) -> str:

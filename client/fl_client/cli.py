@@ -138,10 +138,19 @@ def approve(
     study: Annotated[Path, typer.Argument(help="The coordinator's study.toml.")],
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Allow a study to run here: it is stored under the hash of its resolved text, and nothing else will run."""
-    from fl_client import approval
+    """Allow a study to run here: it is stored under the hash of its resolved text, and nothing else will run.
 
-    record = approval.approve(context.obj, study)
+    Its model is built once: an unknown part, or weights that do not fit, are told now and not in the first round.
+    """
+    from fl_client import approval
+    from fl_shared.models.build import build_model
+    from fl_shared.study import load_study
+
+    site: Site = context.obj
+    plan = load_study(study)
+    approval.fits(site, plan, file=str(study))
+    build_model(plan, weights={name: site.folder / where for name, where in site.weights.items()})
+    record = approval.approve_study(site, plan, file=str(study))
 
     def show(console: Console) -> None:
         table = Table(title=f"Approved: {record.study}", show_header=False)
@@ -236,42 +245,59 @@ def pretrain(
     modality: Annotated[list[str], typer.Option(help="Whose encoder; repeat for several.")],
     objective: Annotated[
         Objective,
-        typer.Option(help="supervised: the tasks; masked: hidden parts of series; contrastive: several modalities."),
+        typer.Option(
+            metavar="KIND",
+            help="supervised: the tasks; masked: hidden parts of series; segmentation: drawn masks of a cine; "
+            "contrastive: several modalities of one patient.",
+        ),
     ] = "supervised",
     rounds: Annotated[int, typer.Option(min=1, help="Of as many steps as the study's.")] = 10,
     provenance: Annotated[
         Literal["public", "disjoint", "local"],
         typer.Option(help="Of this site's patients: public data, patients that no study trains on, or its own."),
     ] = "local",
-    out: Annotated[Path, typer.Option(help="One folder a modality is written here.")] = Path("bundles"),
+    out: Annotated[
+        Path, typer.Option(help="One folder a modality is written here; an older bundle is replaced.")
+    ] = Path("bundles"),
     fmt: FormatOption = Format.TEXT,
 ) -> None:
     """Pretrain encoders on this site's training patients and write bundles that a study can start from or freeze.
 
     Under the study's privacy it is paid from this site's ledger (exit code 16 when that forbids it).
+
+    Stopped at any time, the same command goes on after the last finished round. Exit code 14 while fl-client serves.
     """
     from fl_client.pretraining import Pretraining, pretrain
     from fl_client.runtime import SiteLock
     from fl_shared.study import load_study
 
     site: Site = context.obj
+    loaded = load_study(study)
+    said = "dp" if loaded.privacy.mode == "patient" else provenance
     plan = Pretraining(modalities=tuple(modality), objective=objective, rounds=rounds, provenance=provenance)
     lock, console = SiteLock(site), Console(stderr=True)
     lock.acquire()
     try:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"{objective} pretraining", total=rounds)
-            found = pretrain(
-                site, load_study(study), plan, out=out, done=lambda number: bar.update(task, completed=number)
-            )
+            found = pretrain(site, loaded, plan, out=out, done=lambda number: bar.update(task, completed=number))
     finally:
         lock.release()
-    body = {name: {"folder": str(folder), "weights_sha256": digest} for name, (folder, digest) in found.items()}
+    body = {
+        name: {"folder": str(folder), "weights_sha256": digest, "provenance": said}
+        for name, (folder, digest) in found.items()
+    }
 
     def show(console: Console) -> None:
-        for name, (folder, digest) in found.items():
-            console.print(f"{name}: {folder}", soft_wrap=True)
-            console.print(f'in study.toml: weights = "{name}", weights_sha256 = "{digest}"', soft_wrap=True)
+        for name, about in body.items():
+            lines = (
+                f"{name}: {about['folder']}",
+                f'  site.toml   [weights]  {name} = "{Path(about["folder"]).resolve()}"',
+                f'  study.toml  [modalities.{name}]  weights = "{name}"',
+                f'    weights_sha256 = "{about["weights_sha256"]}"',
+                f'    provenance = "{about["provenance"]}"',
+            )
+            console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
 
     emit({"site": site.name, "bundles": body}, fmt=fmt, text=show)
 

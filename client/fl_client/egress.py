@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from fl_shared.audit import AuditLog
+from fl_shared.metrics.curves import curve_fits
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
 from fl_shared.metrics.table import fits
 from fl_shared.results import Curve, EvaluationRow
@@ -25,7 +26,6 @@ Schema = Mapping[str, tuple[tuple[int, ...], str]]
 """Parameter name -> (shape, dtype), as in ``{"fusion.norm.weight": ((64,), "float32")}``."""
 
 NPY_HEADER = 256  # bytes allowed for the header of one array
-MAX_POINTS = 101  # of a curve
 _MODEL = re.compile(r"[A-Za-z0-9_-]{1,48}")
 _MEAN_NOTE = re.compile(r"mean of \d{1,3} of \d{1,3} labels, without (.+)")
 _NOTES = tuple(
@@ -121,14 +121,15 @@ class Egress:
         for row in rows:
             self._check_row(row, study, min_patients)
         _check_between(rows, study)
-        shown = {(row.task, row.label, row.modalities) for row in rows if row.value is not None}
+        told = {
+            (row.task, row.label, row.modalities) for row in rows if row.value is not None and row.events is not None
+        }
         for curve in curves:
             self._check_place(curve, study)
-            if (curve.task, curve.label, curve.modalities) not in shown:
-                raise EgressRefusedError("a curve without a released value")
-            if not 1 <= len(curve.x) == len(curve.y) <= MAX_POINTS:
-                raise EgressRefusedError(f"a curve of {len(curve.x)} and {len(curve.y)} points")
-            _check_unit(*curve.x, *curve.y)
+            if (curve.task, curve.label, curve.modalities) not in told:
+                raise EgressRefusedError("a curve without a released value and its number of events")
+            if not curve_fits(curve, study.tasks[curve.task]):
+                raise EgressRefusedError(f"no curve of such a task: {curve.kind}, {len(curve.x)} points")
         body = "\n".join(part.model_dump_json() for part in (*rows, *curves)).encode()
         self._record("evaluate", study=study, round=round, size=len(body), sha256=hashlib.sha256(body).hexdigest())
         return tuple(rows), tuple(curves)
@@ -185,11 +186,6 @@ def _between(plan: TaskPlan, events: Mapping[str, int], n: int) -> list[int]:
     if plan.type == "competing" or (plan.type == "multiclass" and events.keys() < set(plan.told)):
         return [n - sum(events.values())]  # they exclude one another: the others
     return []
-
-
-def _check_unit(*values: float) -> None:
-    if not all(0.0 <= value <= 1.0 for value in values):
-        raise EgressRefusedError("a value outside 0 to 1")
 
 
 def _is_note(text: str, study: Study, task: str) -> bool:

@@ -6,26 +6,23 @@ stopped goes on where it was.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.numpy
-
-from fl_client.approval import approve_study
-from fl_client.files import write_private
+from fl_client.approval import audit_log, fits
+from fl_client.bundles import check_place, write_bundle
 from fl_client.inbound import read_arrays
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
-from fl_shared.bundle import CONFIG, DESCRIPTION, WEIGHTS, Bundle
+from fl_shared import toml
+from fl_shared.bundle import Bundle
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, select
 from fl_shared.site import Site
 from fl_shared.study import Provenance, Study
-from fl_shared.weights import directory_digest
 from fl_shared.wire import Arrays, Code, Reply, Request, digest, to_npy
 
 Objective = Literal["supervised", "masked", "segmentation", "contrastive"]
@@ -36,6 +33,9 @@ PHASES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "contrastive": ("contrastive", ("encoders", "adapters", "fusion")),
 }
 """What is learned -> objective of the model, and what it trains."""
+
+WEEK = 7 * 24 * 3600.0  # nobody waits for an answer here: reading the data may take longer than a study's deadline
+_CODES = {Code.BUDGET: ExitCode.PRIVACY, Code.LEDGER: ExitCode.PRIVACY, Code.DATA: ExitCode.DATA}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def pretraining_study(study: Study, site: str, plan: Pretraining) -> Study:
     """The study of one site that pretrains encoders of ``study``: same modalities, sizes, privacy, patients.
 
     Raises:
-        ConsiliumError: a modality is not the study's, or the objective does not fit it (exit code 10).
+        ConsiliumError: a modality is not the study's, the objective does not fit it, or forbids privacy (exit code 10).
     """
     chosen = {name: study.modalities[name] for name in plan.modalities if name in study.modalities}
     drawn = plan.objective == "segmentation"
@@ -68,26 +68,34 @@ def pretraining_study(study: Study, site: str, plan: Pretraining) -> Study:
     system = contrastive if plan.objective == "contrastive" else {"system": "attention", "fusion": "self_attention"}
     phase = {"name": plan.objective, "rounds": plan.rounds, "objective": objective, "trains": list(trains)}
     body = study.model_dump(mode="json", by_alias=True)
-    return Study.model_validate(
+    model = {key: value for key, value in body["model"].items() if key not in ("guide", "shares", "levels")}
+    return toml.validated(
         {
             **body,
             "name": f"{study.name}_pretraining"[:48],
             "sites": {site: body["sites"][site] | {"role": "train"}},
             "tasks": {name: body["tasks"][name] for name in tasks},
             "modalities": {name: body["modalities"][name] for name in chosen},
-            "model": body["model"] | system,
+            "model": model | system,
             "training": body["training"]
             | {"rounds": plan.rounds, "phases": [phase], "encoders": "shared", "local": [], "finetune": 0},
-            "rounds": body["rounds"] | {"quorum": 1},
-        }
+            "rounds": body["rounds"] | {"quorum": 1, "deadline": WEEK},
+        },
+        Study,
+        path=Path("study.toml"),
+        code=ExitCode.STUDY,
     )
 
 
 def _wrong(study: Study, site: str, plan: Pretraining, *, tasks: bool) -> str:
     if strange := sorted(set(plan.modalities) - set(study.modalities)):
         return f"the study has no modality {', '.join(strange)} (it has {', '.join(study.modalities)})"
-    if site not in study.sites or not study.sites[site].patients:
-        return f"the study declares no patients of {site}"
+    if site not in study.sites:
+        return f"the study has no site {site} (it has {', '.join(study.sites)})"
+    if study.sites[site].role == "external":
+        return (
+            f"{site} is external in this study: an encoder that learned from its patients could not be judged by them"
+        )
     if plan.objective == "contrastive" and len(plan.modalities) < 2:
         return "contrastive pretraining aligns at least two modalities"
     kinds = {study.modalities[name].kind for name in plan.modalities}
@@ -105,18 +113,26 @@ def pretrain(
         site: where the patients are.
         study: gives modalities, tasks, sizes and privacy.
         plan: what is pretrained.
-        out: folder of the bundles; one that exists is replaced.
+        out: folder of the bundles; a bundle that exists is replaced, anything else is left alone.
         done: called with the number of each finished round.
 
     Returns:
         Modality -> its bundle and the digest that a study pins.
 
     Raises:
-        ConsiliumError: the study does not fit, or the site's service refuses (the reason is in state/log.jsonl).
+        ConsiliumError: ``out`` cannot be written to (2); the study does not fit (10, 13); the data are rejected, or
+            nobody has the modality (12); privacy forbids it (16); the trainer failed (1, see state/log.jsonl).
     """
     made = pretraining_study(study, site.name, plan)
-    approve_study(site, made, file="study.toml")
-    service = SiteService(site, LocalPool(site))
+    fits(site, made, file="study.toml")
+    check_place(out, plan.modalities)
+    pool = LocalPool(site, device="cuda" if site.resources.gpus else "cpu")
+    service = SiteService(site, pool, only=made)  # no approval is stored: nobody else may ask for these rounds
+    pool.load(made)
+    if lacking := sorted(set(plan.modalities) - pool.trained_on(made)):
+        problem = f"no training patient of {site.name} has {', '.join(lacking)}: there is nothing to learn from"
+        raise ConsiliumError(f"nothing to pretrain: {problem}", code=ExitCode.DATA)
+    audit_log(site).append("operator", "pretrain", study=made.identity, rounds=plan.rounds)
     weights = {name: site.folder / where for name, where in site.weights.items()}
     model = select(build_model(made, weights=weights))
     initial = digest(model)
@@ -150,35 +166,12 @@ def pretrain(
     return found
 
 
-def write_bundle(
-    folder: Path, bundle: Bundle, model: Arrays, *, modality: str, source: Path | None
-) -> tuple[Path, str]:
-    """Write one encoder of a model; ``source`` is the directory that it started from (a BERT keeps its tokeniser).
-
-    Returns:
-        The folder, and its digest.
-    """
-    part = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(part, ignore_errors=True)
-    if source is not None and (source / CONFIG).exists():
-        shutil.copytree(source, part)
-        prefix = f"encoders.{modality}.bert."
-    else:
-        part.mkdir(parents=True)
-        prefix = f"encoders.{modality}."
-    arrays = {name.removeprefix(prefix): array for name, array in model.items() if name.startswith(prefix)}
-    write_private(part / WEIGHTS, safetensors.numpy.save(arrays))
-    write_private(part / DESCRIPTION, bundle.model_dump_json(by_alias=True, indent=1).encode())
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
-    return folder, directory_digest(folder)
-
-
 def _ask(service: SiteService, request: Request, model: Arrays) -> tuple[Reply, dict[str, Any]]:
     text, out = service.handle(request.model_dump_json(), {name: to_npy(array) for name, array in model.items()})
     reply = Reply.model_validate_json(text)
     if reply.status != "ok":
-        code = ExitCode.PRIVACY if reply.code in (Code.BUDGET, Code.LEDGER) else ExitCode.FAILED
-        why = f"{reply.code}; see {service.site.state_dir / 'log.jsonl'}"
-        raise ConsiliumError(f"round {request.round} of the pretraining was refused: {why}", code=code)
+        code = ExitCode.FAILED if reply.code is None else _CODES.get(reply.code, ExitCode.FAILED)
+        why = f"round {request.round} of the pretraining was refused: {reply.code}"
+        mend = f"See {service.site.state_dir / 'log.jsonl'}; finished rounds are kept for the next try."
+        raise ConsiliumError(f"{why}. {mend}", code=code)
     return reply, dict(read_arrays(out, {n: (model[n].shape, str(model[n].dtype)) for n in out}))

@@ -6,6 +6,8 @@ fixed list; what really happened stays in ``state/log.jsonl``.
 
 from __future__ import annotations
 
+import errno
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,20 +33,26 @@ if TYPE_CHECKING:
 
 Answer = tuple[Reply, dict[str, bytes]]
 
+ROOM = 3  # times an update that must be free on disk before it is paid for: it, its temporary file, ledger and logs
 EXTRA_EVALUATIONS = 2  # models judged for a study besides one a round: the initial one, and the one with mean encoders
 
 
 class SiteService:
     """Answers requests for one site. Training and judging run one at a time; later requests queue for their turn.
 
+    Args:
+        site: this site.
+        pool: what trains here.
+        only: answer for this study alone, which no approval on disk opens to others (pretraining).
+
     Raises:
         ConsiliumError: the privacy ledger does not verify (exit code 16).
     """
 
-    def __init__(self, site: Site, pool: Pool) -> None:
+    def __init__(self, site: Site, pool: Pool, *, only: Study | None = None) -> None:
         self.site = site
         self.metrics = SiteMetrics(site)
-        self._pool = pool
+        self._pool, self._only = pool, only
         self._payments = Payments(site)
         self._outbox = Outbox(private_dir(site.state_dir / "outbox"))
         self._egress = Egress(site)
@@ -65,7 +73,7 @@ class SiteService:
         """
         try:
             request = Request.model_validate_json(request_json, strict=True)
-            study = approved(self.site, request.study)
+            study = self._known(request.study)
             if request.kind == "hello":
                 return self._reply(study).model_dump_json(), {}
             if study is None:
@@ -75,6 +83,12 @@ class SiteService:
             return reply.model_dump_json(), out
         except Exception as error:  # noqa: BLE001 - no exception text may leave the site
             return self._failure(error).model_dump_json(), {}
+
+    def _known(self, identity: str) -> Study | None:
+        """The study of that identity, if it may run here."""
+        if self._only is not None:
+            return self._only if self._only.identity == identity else None
+        return approved(self.site, identity)
 
     def _answer(self, request: Request, study: Study, arrays: Mapping[str, bytes]) -> Answer:
         if request.kind in {"train", "encoders"}:
@@ -144,6 +158,8 @@ class SiteService:
         return update
 
     def _pay(self, request: Request, study: Study, schema: Schema) -> tuple[int, float]:
+        if shutil.disk_usage(self.site.state_dir).free < ROOM * schema_bytes(schema):  # or every try would be paid
+            raise OSError(errno.ENOSPC, "no room for the update", str(self.site.state_dir))
         paid = self._payments.reserve(request, study, schema)
         self.metrics.epsilon_spent.labels(unit="patient").set(self._payments.spent())
         return paid

@@ -29,7 +29,7 @@ def aggregate(
 
     Args:
         study: strategy and declared patients.
-        round_number: 1-based (FedAdam corrects its bias with it).
+        round_number: of its phase, 1-based (FedAdam corrects its bias with it).
         base: what the sites started from.
         updates: site -> parameters after training, of the names, shapes and dtypes of ``base``.
         state: optimiser state after the previous round (float64; empty before the first).
@@ -42,6 +42,8 @@ def aggregate(
     """
     if not updates:
         raise ValueError("no update to aggregate")
+    if not base:  # a phase that trains only what stays at the sites
+        return {}, {}
     kind = study.training.strategy
     strategy = _strategy(kind, replies=len(updates))
     _restore(strategy, kind, base, state)

@@ -86,7 +86,7 @@ def _with_oracle(results: Results, folder: Path, truth: Path) -> Results:
         f"{row['auroc']:.3f} (the true risk of the synthetic patients, which no model sees)."
         for row in json.loads((truth / "oracle.json").read_text(encoding="utf-8"))["oracle"]
         if row["site"] in external
-        and row["task"] in results.study.tasks
+        and results.study.types.get(row["task"]) in ("binary", "multilabel")  # of a time, it is the event in a year
         and row["patients"] == "all"
         and row["auroc"] is not None
     ]

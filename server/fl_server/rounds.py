@@ -7,6 +7,7 @@ the same base digest (so that sites answer with the bytes already paid for) and 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from fl_server import runs
 from fl_server.aggregation import aggregate, weighted_mean
@@ -16,6 +17,7 @@ from fl_server.events import Event
 from fl_server.fleet import Fleet
 from fl_server.validation import validate, validate_evaluation
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.fitting import CHOOSE
 from fl_shared.results import Results, RoundResult
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Code, digest
@@ -121,10 +123,7 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
         raise _missed(life, f"Round {number}", answers, needed=study.rounds.quorum)
     life.log(Event(kind="phase", status="aggregate", round=number))
     updates = {site: update for site, (_, update) in answers.accepted.items()}
-    same = study.phase(number) == study.phase(number - 1)
-    changed, state = aggregate(
-        study=study, round_number=number, base=changing, updates=updates, state=last.state if same else {}
-    )
+    changed, state = _combined(study, number, base=changing, updates=updates, state=last.state)
     life.log(Event(kind="phase", status="commit", round=number))
     seconds = time.monotonic() - began
     committed = life.run.commit(
@@ -138,6 +137,16 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
     )
     life.log(Event(kind="round_committed", round=number, rounds=study.training.rounds, seconds=seconds))
     return committed
+
+
+def _combined(
+    study: Study, number: int, *, base: Arrays, updates: Mapping[str, Arrays], state: Arrays
+) -> tuple[Arrays, Arrays]:
+    """The arrays that a round changes, and the optimiser's state; every phase begins with an optimiser of its own."""
+    if study.phase(number).objective == CHOOSE:  # what the sites found is no step in some direction
+        return weighted_mean(study=study, base=base, updates=updates), {}
+    within = study.phase_round(number)
+    return aggregate(study=study, round_number=within, base=base, updates=updates, state=state if within > 1 else {})
 
 
 def _final(life: Life, last: Snapshot) -> Snapshot:

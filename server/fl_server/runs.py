@@ -97,9 +97,11 @@ def _notes(
         for site, outcome in final.manifest.sites.items()
         if outcome.status != "accepted"
     )
-    if study.training.encoders == "local" and not holds_mean_encoders(final):
+    if study.keeps_local and not holds_mean_encoders(final):
+        encoders = ["encoders"] if study.training.encoders == "local" else []
+        kept = " and ".join([*encoders, *study.training.local])
         yield (
-            "Local encoders were not released: external sites judge with the initial encoders, training sites with "
+            f"Local {kept} were not released: external sites judge with the initial {kept}, training sites with "
             "their own, so internal and external results are not of one model."
         )
     yield from (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 
 def show(found: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> None:
@@ -23,7 +23,8 @@ def show(found: Mapping[str, Sequence[Mapping[str, Any]]], console: Console) -> 
 
 
 def _systems(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("system", "of the paper", "phases: what each trains", title="Systems", show_lines=True)
+    columns = (Column("system", no_wrap=True), _folded("of the paper"), _folded("phases: what each trains"))
+    table = Table(*columns, title="Systems", show_lines=True)
     for row in rows:
         phases = [f"{phase['name']}: {phase['does']}" for phase in row["phases"]]
         refused = [f"Not private with {fusion}: {why}." for fusion, why in row["not_private"].items()]
@@ -38,17 +39,22 @@ def _sizes(row: Mapping[str, Any]) -> str:
 
 
 def _parts(title: str, rows: Sequence[Mapping[str, Any]], key: str) -> Table:
-    table = Table("name", key, "parameters", "private", "source", title=title)
+    table = Table(Column("name", no_wrap=True), key, "parameters", "private", _folded("source"), title=title)
     for row in sorted(rows, key=lambda row: (row[key], row["name"])):
         table.add_row(row["name"], row[key], _sizes(row), _yes(row), row["source"])
     return table
 
 
 def _heads(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("task", "private", "source", title="Heads")
+    table = Table(Column("task", no_wrap=True), "private", _folded("source"), title="Heads")
     for row in rows:
         table.add_row(row["task"], _yes(row), row["source"])
     return table
+
+
+def _folded(title: str) -> Column:
+    """A column whose long words are folded, not cut."""
+    return Column(title, overflow="fold")
 
 
 def _yes(row: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from fl_shared.metrics.curves import curve_fits
 from fl_shared.metrics.table import fits
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import Study
@@ -81,10 +82,10 @@ def validate_evaluation(reply: Reply, arrays: Arrays, *, study: Study, site: str
     named = {row.site for row in rows} | {curve.site for curve in curves}
     if named - {site} or any(row.role != study.sites[site].role for row in rows):
         return Reason.OTHER_SITE
-    if not all(_row_fits(row, study) for row in rows) or not all(_fits(curve, study) for curve in curves):
+    if not all(_row_fits(row, study) for row in rows) or not all(_curve_fits(curve, study) for curve in curves):
         return Reason.UNKNOWN_ROWS
     if _repeats((r.task, r.label, r.modalities, r.model, r.metric) for r in rows) or _repeats(
-        (c.task, c.label, c.modalities, c.kind) for c in curves
+        (c.task, c.label, c.modalities, c.kind, str(c.day)) for c in curves
     ):
         return Reason.REPEATED_ROWS
     if any(r.value is not None and (r.n is None or r.n < study.evaluation.min_patients) for r in rows):
@@ -98,6 +99,10 @@ def _row_fits(row: EvaluationRow, study: Study) -> bool:
         and fits(row.metric, study.tasks[row.task].type, (row.value, row.ci_low, row.ci_high))
         and all(len(text) <= MAX_TEXT and text.isprintable() for text in (row.note, row.model))
     )
+
+
+def _curve_fits(curve: Curve, study: Study) -> bool:
+    return _fits(curve, study) and curve_fits(curve, study.tasks[curve.task])
 
 
 def _fits(part: EvaluationRow | Curve, study: Study) -> bool:

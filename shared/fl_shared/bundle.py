@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.study import ModalityPlan, ModelPlan, Provenance
@@ -55,5 +56,10 @@ def read_bundle(directory: Path) -> Bundle | None:
     try:
         return Bundle.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        fault = Fault(file=str(path), key="(file)", problem=f"unreadable: {error}", mend="Make the bundle anew.")
+        why = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in _errors(error)) or str(error)
+        fault = Fault(file=str(path), key="(file)", problem=f"unreadable: {why}", mend="Make the bundle anew.")
         raise ConsiliumError("an encoder bundle cannot be read", code=ExitCode.SITE, faults=[fault]) from error
+
+
+def _errors(error: Exception) -> list[ErrorDetails]:
+    return error.errors() if isinstance(error, ValidationError) else []

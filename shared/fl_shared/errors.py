@@ -43,6 +43,14 @@ class Fault:
         return f"{where}: {self.key}{value}: {self.problem}. {self.mend}"
 
 
+class UnfitError(ValueError):
+    """Settings that do not fit together, found while a file is validated; the file is named later."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(str(fault).removeprefix(": ") for fault in faults))
+        self.faults = tuple(faults)
+
+
 class ConsiliumError(Exception):
     """Any error that a user can act on; carries its exit code and all faults found."""
 

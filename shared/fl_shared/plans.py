@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from fl_shared.errors import nearest
-from fl_shared.models.systems import SYSTEMS
+from fl_shared.models.systems import MOST_ROUNDS, SYSTEMS
 from fl_shared.toml import Name, Section
 
 Kind = Literal["cine", "image", "waveform", "events", "table", "text", "embedding"]
@@ -116,11 +116,18 @@ class PhasePlan(Section):
     )
     learning_rate: float | None = Field(default=None, gt=0, le=10, description="training.learning_rate when absent")
 
+    @field_validator("trains")
+    @classmethod
+    def _trains_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError(f"it names nothing. List some of: {', '.join(PARTS)}, or their parts, e.g. encoders.ecg.")
+        return value
+
 
 class TrainingPlan(Section):
     """How a site trains within a round and what it shares."""
 
-    rounds: int = Field(ge=1, le=10_000)
+    rounds: int = Field(ge=1, le=MOST_ROUNDS)
     steps: int = Field(ge=1, le=100_000, description="optimiser steps a site and round")
     batch: int = Field(ge=1, le=100_000, description="expected patients a step")
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -133,13 +140,20 @@ class TrainingPlan(Section):
         default="mean", description="what external sites run when encoders are local"
     )
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg"] = "fedavg"
-    phases: tuple[PhasePlan, ...] = Field(min_length=1, description="the system's own when absent")
+    phases: tuple[PhasePlan, ...] = Field(description="the system's own when absent")
     proximal: float = Field(default=0.0, ge=0, le=1e3, description="mu of FedProx; 0: FedAvg")
     local: tuple[Literal["norms", "heads"], ...] = Field(default=(), description="never shared: FedBN, local heads")
     finetune: int = Field(default=0, ge=0, le=100_000, description="steps each training site adds after the last round")
 
     @model_validator(mode="after")
     def _phases_fill_the_rounds(self) -> Self:
+        if not self.phases:  # not by min_length, which also counts phases that are faulty themselves
+            raise ValueError("there is no phase. Write one, or leave 'phases' to the system.")
+        if self.rounds < len(self.phases):
+            named = ", ".join(phase.name for phase in self.phases)
+            raise ValueError(
+                f"rounds = {self.rounds} are fewer than the phases ({named}). Give each at least one round."
+            )
         if (total := sum(phase.rounds for phase in self.phases)) != self.rounds:
             raise ValueError(f"the phases have {total} rounds, rounds = {self.rounds}. Make them equal.")
         return self

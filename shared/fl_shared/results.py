@@ -80,13 +80,17 @@ class EvaluationRow(Section):
 
 
 class Curve(Section):
-    """Points of a curve on a fixed grid, so that no single patient can be read off."""
+    """Points of a curve, each of a group or on a fixed grid, so that no single patient can be read off."""
 
     site: str
     task: str
     label: str
     modalities: str
-    kind: Literal["roc", "pr", "calibration"]
+    kind: Literal["roc", "pr", "calibration", "bands"] = Field(
+        description="bands: mean predicted (x) and observed risk (y) of the low, middle and high band of predicted "
+        "risk; bands with few patients are told together and have the same numbers"
+    )
+    day: float | None = Field(default=None, description="of bands: the risk is that by this day")
     x: tuple[float, ...]
     y: tuple[float, ...]
 

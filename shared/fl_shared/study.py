@@ -16,8 +16,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fl_shared import concepts, toml
-from fl_shared.errors import ExitCode, nearest
-from fl_shared.models.systems import SYSTEMS, resolved
+from fl_shared.errors import ExitCode, UnfitError
+from fl_shared.fitting import unfit
+from fl_shared.models.systems import resolved
 from fl_shared.plans import (
     PARTS,
     EvaluationPlan,
@@ -84,42 +85,9 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if not self.train_sites:
-            raise ValueError("no site has role 'train'. Give at least one.")
-        if self.rounds.quorum > len(self.train_sites):
-            raise ValueError(
-                f"rounds.quorum {self.rounds.quorum} exceeds the {len(self.train_sites)} training sites. Lower it."
-            )
-        if undeclared := [n for n in self.train_sites if self.sites[n].patients == 0]:
-            raise ValueError(f"training sites {undeclared} declare no patients. Add 'patients = N' to each.")
-        if self.privacy.mode == "patient" and (reason := self._not_private()):
-            raise ValueError(f"{reason}. Change this, or use privacy mode 'none'.")
-        for name, task in self.tasks.items():
-            if task.modality is not None and getattr(self.modalities.get(task.modality), "kind", "") != "cine":
-                raise ValueError(f"tasks.{name}.modality '{task.modality}' is no cine modality. Name one.")
-            if not any(self._trains(f"heads.{name}", phase) for phase in self.training.phases) and task.modality:
-                raise ValueError(
-                    f"no phase of system '{self.model.system}' trains the segmentation '{name}'. Remove it."
-                )
-        system = SYSTEMS[self.model.system]
-        if self.model.fusion not in system.fusions:
-            mend = nearest(self.model.fusion, system.fusions)
-            raise ValueError(f"system '{system.name}' has no fusion '{self.model.fusion}'. {mend}")
+        if faults := list(unfit(self)):
+            raise UnfitError(faults)
         return self
-
-    def _not_private(self) -> str:
-        """Why the study cannot be trained with patient-level privacy, as far as the plan alone tells."""
-        if self.training.strategy == "fedmedian":
-            return "fedmedian is not the mean that the privacy accounting assumes"
-        if self.training.finetune:
-            return "fine-tuning after the last round is not noised, and its metrics would be released"
-        for name, plan in self.modalities.items():
-            if plan.weights is not None and plan.provenance in (None, "local"):
-                how = "pretrained locally without privacy" if plan.provenance else "pretrained without a provenance"
-                return f"encoders.{name}: {how}, so that releases would depend on training patients unprotected"
-        if cox := [name for name, task in self.tasks.items() if task.head == "survival_cox"]:
-            return f"the Cox loss of task '{cox[0]}' couples patients (survival_model 'hazard' and 'weibull' do not)"
-        return SYSTEMS[self.model.system].refuses(self)
 
     @property
     def train_sites(self) -> tuple[str, ...]:
@@ -133,11 +101,18 @@ class Study(Section):
 
     def phase(self, round: int) -> PhasePlan:
         """The phase of a round (from 1); after the last round, the last phase."""
-        for phase in self.training.phases:
+        return self._phase_and_round(round)[0]
+
+    def phase_round(self, round: int) -> int:
+        """Number of a round within its phase (from 1)."""
+        return self._phase_and_round(round)[1]
+
+    def _phase_and_round(self, round: int) -> tuple[PhasePlan, int]:
+        for phase in self.training.phases[:-1]:
             if round <= phase.rounds:
-                return phase
+                return phase, round
             round -= phase.rounds
-        return self.training.phases[-1]
+        return self.training.phases[-1], round
 
     def is_shared(self, name: str) -> bool:
         """Whether an array of the model (``encoders.ecg.conv.weight``) belongs to all sites, not to each its own."""
@@ -153,13 +128,14 @@ class Study(Section):
 
     def is_local(self, name: str) -> bool:
         """Whether each training site has its own of this array: trained, but not shared."""
-        return not self.is_shared(name) and any(self._trains(name, phase) for phase in self.training.phases)
+        return not self.is_shared(name) and any(self.trains_in(name, phase) for phase in self.training.phases)
 
     def trains(self, name: str, round: int) -> bool:
         """Whether a round changes an array of the model (a buffer, where a phase fills one)."""
-        return self._trains(name, self.phase(round))
+        return self.trains_in(name, self.phase(round))
 
-    def _trains(self, name: str, phase: PhasePlan) -> bool:
+    def trains_in(self, name: str, phase: PhasePlan) -> bool:
+        """Whether a phase changes an array of the model."""
         frozen = self.training.encoders == "frozen" or (self.training.encoders == "adapters" and ".lora_" not in name)
         if frozen and name.startswith("encoders."):
             return False
@@ -171,14 +147,20 @@ class Study(Section):
 
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and seldom wise."""
+        found = []
         start = [name for name, plan in self.modalities.items() if plan.weights is None]
-        if self.training.encoders == "shared" or not start:
-            return ()
-        kept = "drift apart between sites" if self.training.encoders == "local" else "stay as they were drawn"
-        return (
-            f"encoders of {', '.join(start)} start at random and {kept}, while only the fusion is shared: "
-            "start from pretrained bundles (fl-client pretrain), or share the encoders.",
-        )
+        if self.training.encoders != "shared" and start:
+            kept = "drift apart between sites" if self.training.encoders == "local" else "stay as they were drawn"
+            found.append(
+                f"encoders of {', '.join(start)} start at random and {kept}, while only the fusion is shared: "
+                "start from pretrained bundles (fl-client pretrain), or share the encoders."
+            )
+        if "heads" in self.training.local and self.training.final_encoders == "initial" and self.external_sites:
+            found.append(
+                "heads are local and their mean is not released (training.final_encoders = 'initial'): "
+                "external sites judge with heads that nobody trained."
+            )
+        return tuple(found)
 
     def sampling_rate(self, site: str) -> float:
         """Poisson rate q of a site: expected patients a step over declared patients."""

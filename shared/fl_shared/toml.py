@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tomllib
 import types
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
+from fl_shared.errors import ConsiliumError, ExitCode, Fault, UnfitError, nearest
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 
@@ -35,11 +37,28 @@ def load(path: Path, model: type[ModelT], *, code: ExitCode) -> ModelT:
         raise ConsiliumError(f"{path}: no such file", code=code) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConsiliumError(f"{path}: not valid TOML: {error}", code=code) from error
+    return validated(raw, model, path=path, code=code)
+
+
+def validated(raw: Any, model: type[ModelT], *, path: Path, code: ExitCode) -> ModelT:
+    """Validate what stands (or would stand) in ``path``.
+
+    Raises:
+        ConsiliumError: with one `Fault` per wrong key (file, key, value, mend).
+    """
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(path, model, dict(item)) for item in error.errors()]
+        faults = [fault for item in error.errors() for fault in _faults(path, model, dict(item))]
         raise ConsiliumError(f"{path}: {len(faults)} fault(s)", code=code, faults=faults) from error
+
+
+def _faults(path: Path, model: type[BaseModel], item: dict[str, Any]) -> Iterator[Fault]:
+    unfit = item.get("ctx", {}).get("error")
+    if isinstance(unfit, UnfitError):
+        yield from (replace(fault, file=str(path)) for fault in unfit.faults)
+    else:
+        yield _fault(path, model, item)
 
 
 def _fault(path: Path, model: type[BaseModel], item: dict[str, Any]) -> Fault:

@@ -155,7 +155,7 @@ def main() -> int:
     said = notes(rows, rounds=options.rounds)
     if comparing:
         blank = dict.fromkeys(rows[0])
-        rows.append(blank | {"deployment": "NVFLARE 2.9 (from facts, other run)"} | NVFLARE)
+        rows.append(blank | {"deployment": "NVFLARE 2.9 (measured in another run)"} | NVFLARE)
     harness.show({"rows": rows}, form=options.format, notes=said)
     return 1 if "WRONG" in said[-1] else 0
 

@@ -206,6 +206,26 @@ def test_approval_is_stored_under_the_hash(client, sites: Path) -> None:
     assert "fusion, heads (every round)" in record["leaves"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "key", "value", "mend"),
+    [
+        ("[modalities.ehr]", '[modalities.ehr]\nencoder = "ehr_mpl"', "modalities.ehr.encoder", "ehr_mpl", "ehr_mlp"),
+        ("steps = ", 'phases = [{ name = "p", rounds = 5, trains = ["fusion.lairs", "heads"] }]\nsteps = ',
+         "training.phases.0.trains", "fusion.lairs", "'fusion.layers'?"),
+        ("steps = ", 'phases = [{ name = "p", rounds = 5, objective = "levels" }]\nsteps = ',
+         "training.phases.0.objective", "'levels'", "Known: masked, segmentation, tasks, unimodal."),
+    ],
+)  # fmt: skip
+def test_a_study_that_cannot_be_built_is_not_approved(client, sites: Path, old, new, key, value, mend) -> None:
+    """The same fault as at the coordinator, whether names alone or only the model itself can tell."""
+    edit(sites / "study.toml", (old, new))
+    done = client("approve", str(sites / "study.toml"), "--format", "json")
+    assert done.returncode == ExitCode.STUDY
+    fault = faults(done)[key]
+    assert fault["value"] == value and mend in fault["mend"]
+    assert not (sites / "aachen" / "state" / "approved").exists()
+
+
 def test_approvals_are_listed_and_revoked(client, sites: Path) -> None:
     identity = body(client("approve", str(sites / "study.toml"), "--format", "json"))["identity"]
     (record,) = body(client("approvals", "--format", "json"))["approved"]

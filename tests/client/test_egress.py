@@ -124,6 +124,8 @@ def test_rows_that_stay(gate, study, bad, code) -> None:
         curve(x=(), y=()),
         curve(x=(0.0, 2.0)),
         curve(x=tuple(np.linspace(0, 1, 102)), y=tuple(np.linspace(0, 1, 102))),
+        curve(kind="bands", day=30.0, x=(0.1, 0.2, 0.3), y=(0.1, 0.2, 0.3)),  # a binary task has no windows
+        curve(day=30.0),
     ],
 )
 def test_curves_that_stay(gate, study, bad) -> None:
@@ -217,6 +219,39 @@ def test_rows_of_every_type_that_stay(gate, every_type, bad, code) -> None:
     assert list(gate.log.rows()) == []
 
 
+def bands(**changes):
+    body = {"task": "mace", "label": "90d", "kind": "bands", "day": 90.0}
+    return curve(**(body | {"x": (0.05, 0.2, 0.5), "y": (0.0, 0.3, 0.4)} | changes))
+
+
+def test_bands_that_may_leave(gate, every_type) -> None:
+    rows = [timed("", events=60), timed("90d", events=40), row(task="cause", metric="harrell_c", label="cardiac")]
+    curves = [bands(), bands(x=(0.2, 0.2, 0.2)), bands(task="cause", label="cardiac", day=100.0)]
+    assert metrics(gate, every_type, rows, curves)[1] == tuple(curves)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        bands(day=30.0),
+        bands(day=None),
+        bands(label=""),
+        bands(label="30d", day=30.0),  # its events were not told
+        bands(x=(0.05, 0.2), y=(0.0, 0.3)),
+        bands(x=(0.5, 0.2, 0.05)),
+        bands(y=(0.0, 0.3, 1.2)),
+        bands(kind="roc", day=None),
+        bands(task="cause", label="cardiac", day=90.0),  # told at its horizon only
+        bands(task="cause", label="other", day=100.0),
+    ],
+)
+def test_bands_that_stay(gate, every_type, bad) -> None:
+    rows = [timed("", events=60), timed("90d", events=40), timed("30d", events=None), row(
+        task="cause", metric="harrell_c", label="cardiac")]  # fmt: skip
+    with pytest.raises(EgressRefusedError):
+        metrics(gate, every_type, rows, [bad])
+
+
 def invented(plan, n, random):
     """Predictions and targets of any type, better than chance; three labels of very different size."""
     risk = random.random(n)
@@ -250,4 +285,5 @@ def test_what_the_evaluation_makes_passes_the_gate(gate, every_type, task, n) ->
     )  # fmt: skip
     assert metrics(gate, every_type, rows, curves) == (tuple(rows), tuple(curves))
     assert n == 12 or any(row.value is not None for row in rows) == (n >= 60)
-    assert bool(curves) == (n >= 60 and task in ("death", "ecg", "kind"))
+    drawn = {"death": 60, "ecg": 60, "kind": 300, "mace": 300, "cause": 300}  # at 60 one kind has 3 patients
+    assert bool(curves) == (n >= drawn.get(task, 999))

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -373,6 +374,17 @@ def test_stored_study_must_hash_to_its_name(make_house) -> None:
     stored = next((house.site.state_dir / "approved").glob("*.json"))
     stored.write_text(stored.read_text().replace('\\"rounds\\":2', '\\"rounds\\":3'))
     assert house.ask("train")[0].code is Code.NOT_APPROVED
+
+
+def test_a_full_disk_is_seen_before_anything_is_paid(make_house, monkeypatch) -> None:
+    house = make_house()
+    with monkeypatch.context() as patch:
+        patch.setattr("fl_client.service.shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+        codes = [house.ask("train")[0].code for _ in range(3)]
+    assert codes == [Code.TRAINER] * 3
+    assert house.ledger() == [] and house.pool.trained == []
+    assert "no room for the update" in (house.site.state_dir / "log.jsonl").read_text()
+    assert house.ask("train")[0].status == "ok"
 
 
 def test_full_disk_releases_nothing(make_house, monkeypatch) -> None:

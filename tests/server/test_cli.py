@@ -12,6 +12,7 @@ import pytest
 
 from fl_server.superlink import fingerprint
 from fl_shared.errors import ExitCode
+from fl_shared.models.systems import SYSTEMS
 
 STUDY = """schema = 1
 name = "toy"
@@ -85,3 +86,17 @@ def test_fingerprint_is_the_one_that_the_site_shows(tmp_path: Path, capsys, monk
         cli.main()
     shown = json.loads(capsys.readouterr().out)
     assert shown["fingerprint"] == fingerprint(Path(shown["public_key"]))
+
+
+def test_systems_are_listed_for_people_and_for_programs(server) -> None:
+    told, listed = server("systems", "--format", "json"), server("systems")
+    assert (told.returncode, told.stderr, listed.returncode, listed.stderr) == (0, "", 0, "")
+    found = json.loads(told.stdout)
+    assert {system["name"] for system in found["systems"]} == set(SYSTEMS)
+    names = [row["name"] for part in ("systems", "encoders", "fusions") for row in found[part]]
+    assert len(set(names)) == len(names) and all(name in listed.stdout for name in names)  # none is cut
+    assert "…" not in listed.stdout and max(map(len, listed.stdout.splitlines())) <= 80
+    for system in found["systems"]:
+        small, paper = system["parameters"]["small"], system["parameters"]["paper"]
+        assert 0 < small < paper and f"{small:,} / {paper:,}" in listed.stdout
+        assert system["phases"] and all(phase["does"] for phase in system["phases"])

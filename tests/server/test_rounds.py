@@ -364,3 +364,113 @@ def test_a_corrupt_last_round_is_trained_again_to_the_same_model(live, make_stud
     assert "round_0002 does not verify" in caplog.text
     assert final_digest(tmp_path, study) == final_digest(tmp_path, study, "calm")
     assert results.privacy.epsilon_spent["basel"] == 3.0
+
+
+# --- phases
+
+WEIGHTS = ((100, 1.0), (300, -2.0), (250, 0.3))  # patients and target of each site
+PART = {"trains": ["fusion", "encoders"]}
+HEADS = {"trains": ["heads", "encoders"]}
+
+
+def phases(*parts):
+    return [{"name": f"p{k}", "rounds": n, **part} for k, (n, part) in enumerate(parts)]
+
+
+class PhasedFleet:
+    """Keeps of every answer what the round of the study releases."""
+
+    def __init__(self, fleet, study):
+        self._fleet, self._study, self.bases = fleet, study, []
+
+    def hello(self, *args, **more):
+        return self._fleet.hello(*args, **more)
+
+    def ask(self, questions, **more):
+        answers = self._fleet.ask(questions, **more)
+        for site, (request, arrays) in questions.items():
+            if request.kind == "train" and isinstance(answers[site], tuple):  # else it does not answer
+                self.bases.append((request.round, set(arrays)))
+                reply, update = answers[site]
+                kept = {n: a for n, a in update.items() if self._study.releases(n, request.round)}
+                answers[site] = reply, kept
+        return answers
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi", "fedadagrad"])
+def test_each_phase_has_an_optimiser_of_its_own(live, make_study, make_fleet, tmp_path, strategy, initial):
+    """The heads' phase after one of the fusion ends where it ends alone; what it does not train rests."""
+    both = make_study(training={"strategy": strategy, "phases": phases((1, PART), (2, HEADS))})
+    alone = make_study(training={"strategy": strategy, "rounds": 2, "phases": phases((2, HEADS))})
+    found = {}
+    for name, study in (("both", both), ("alone", alone)):
+        fleet = PhasedFleet(make_fleet(study), study)
+        live(study, fleet, folder=name)
+        found[name] = RunDirectory(tmp_path / name).latest(study=study.identity).model
+        assert all(names == {n for n in initial if study.is_shared(n)} for _, names in fleet.bases)
+    assert found["both"]["heads.mace.scale"] == found["alone"]["heads.mace.scale"] != initial["heads.mace.scale"]
+    assert np.array_equal(found["alone"]["fusion.weight"], initial["fusion.weight"])
+    assert not np.array_equal(found["both"]["fusion.weight"], initial["fusion.weight"])
+
+
+def test_what_the_sites_choose_is_averaged_whatever_the_strategy(live, make_study, make_fleet, tmp_path, initial):
+    """An importance is no direction: FedAdam would make all of them one step long."""
+    part = {"objective": "choose", "trains": ["fusion"]}
+    model = {"system": "lemof", "levels": {}}
+    made = {"model": model, "modalities": {"ehr": {"kind": "table", "fields": ["age"]}}}
+    found = []
+    for strategy in ("fedavg", "fedadam", "fedmedian"):
+        study = make_study_of(
+            make_study, training={"strategy": strategy, "rounds": 1, "phases": phases((1, part))}, **made
+        )
+        live(study, PhasedFleet(make_fleet(study), study), folder=strategy)
+        found.append(RunDirectory(tmp_path / strategy).latest(study=study.identity).model["fusion.weight"])
+    mean = sum(n * (initial["fusion.weight"] + (t - initial["fusion.weight"]) / 3) for n, t in WEIGHTS) / 650
+    for array in found:
+        np.testing.assert_allclose(array, mean, rtol=1e-6)
+
+
+def make_study_of(make_study, *, model, modalities, **changes):
+    body = make_study().model_dump(mode="json", by_alias=True)
+    body["training"].pop("phases")
+    body["model"], body["modalities"] = model, {**body["modalities"], **modalities}
+    body["training"] |= changes["training"]
+    return type(make_study()).model_validate(body)
+
+
+def test_a_phase_of_local_parts_alone_releases_nothing_and_commits(live, make_study, make_fleet, tmp_path, initial):
+    for strategy in ("fedavg", "fedadam", "fedavgm"):
+        part = {"trains": ["encoders", "adapters"]}
+        how = {"strategy": strategy, "local": ["heads"], "final_encoders": "initial"}
+        study = make_study(training={**how, "phases": phases((1, part), (2, HEADS))})
+        results = live(study, PhasedFleet(make_fleet(study), study), folder=strategy)
+        assert [(r.round, r.outcome) for r in results.rounds] == [(n, "committed") for n in range(4)]
+        last = RunDirectory(tmp_path / strategy).latest(study=study.identity).model
+        assert set(last) == {"fusion.weight"}
+
+
+def test_killed_between_phases_and_resumed_is_the_same_model(live, make_study, make_fleet, tmp_path):
+    study = make_study(training={"strategy": "fedadam", "rounds": 4, "phases": phases((2, PART), (2, HEADS))})
+    live(study, PhasedFleet(make_fleet(study), study), folder="calm")
+    for number in (2, 3, 4):
+        faults = {(s, "train", number): "no-reply" for s in study.train_sites}
+        fleet = make_fleet(study, faults)
+        with pytest.raises(ConsiliumError):
+            live(study, PhasedFleet(fleet, study), folder=f"stop_{number}")
+        fleet.faults = {}
+        live(study, PhasedFleet(fleet, study), folder=f"stop_{number}")
+        assert final_digest(tmp_path, study, f"stop_{number}") == final_digest(tmp_path, study, "calm")
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"encoders": "shared", "local": ["heads"], "final_encoders": "initial"}, "Local heads were not released"),
+        ({"local": ["norms"], "final_encoders": "initial"}, "Local encoders and norms were not released"),
+    ],
+)
+def test_local_parts_that_stay_are_told(live, make_study, make_fleet, training, said):
+    study = make_study(training=training)
+    fleet = PhasedFleet(make_fleet(study), study)
+    notes = " ".join(live(study, fleet).notes)
+    assert said in notes and "not of one model" in notes

@@ -93,6 +93,29 @@ def test_repeated_rows_foreign_curves_and_stray_arrays(make_study, make_fleet):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({}, None),
+        ({"x": (0.2, 0.2, 0.2)}, None),
+        ({"day": 30.0}, Reason.UNKNOWN_ROWS),
+        ({"label": ""}, Reason.UNKNOWN_ROWS),
+        ({"x": (0.1, 0.2), "y": (0.1, 0.2)}, Reason.UNKNOWN_ROWS),
+        ({"y": (0.1, 0.2, 1.2)}, Reason.UNKNOWN_ROWS),
+        ({"kind": "roc", "day": None}, Reason.UNKNOWN_ROWS),
+    ],
+)
+def test_bands_of_the_studys_windows_only(make_study, make_fleet, change, reason):
+    study = make_study()
+    plan = TaskPlan(type="survival", windows=(90.0,))
+    study = study.model_copy(update={"tasks": {**study.tasks, "mace": plan}})
+    row = {"metric": "uno_auc", "label": "90d"}
+    body = {"site": "basel", "task": "mace", "label": "90d", "modalities": "all", "kind": "bands", "day": 90.0,
+            "x": (0.1, 0.2, 0.3), "y": (0.1, 0.2, 0.3)}  # fmt: skip
+    said = reply(make_fleet, study, **row).model_copy(update={"curves": (Curve.model_validate(body | change),)})
+    assert validate_evaluation(said, {}, study=study, site="basel") == reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
         ({"metric": "mae", "value": 7.5, "ci_low": 6.0, "ci_high": 9.5, "events": None}, None),
         ({"metric": "r2", "value": -0.5, "ci_low": -2.0, "ci_high": 0.1, "events": None}, None),
         ({"metric": "mae", "value": -7.5, "events": None}, Reason.UNKNOWN_ROWS),

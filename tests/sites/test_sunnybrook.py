@@ -127,7 +127,10 @@ def test_site_and_study_load(imported, samples):
     cine = site.modalities["cine"]
     assert (cine.kind, cine.column, cine.mask_column) == ("cine", "cine_path", "mask_path")
     assert {cine.column, cine.mask_column} | set(site.columns) <= set(samples.columns)
-    assert set(study.tasks) < set(site.tasks) == set(TASKS)
+    assert set(study.tasks) < set(site.tasks) == {*TASKS, "left_ventricle"}
+    heart = study.tasks["left_ventricle"]
+    assert (heart.type, heart.modality, heart.labels) == ("segmentation", "cine", ("cavity", "myocardium"))
+    assert site.tasks["left_ventricle"].classes == {"1": "cavity", "2": "myocardium"}
 
 
 def test_whole_release_of_45_patients(whole, tmp_path):

@@ -50,17 +50,21 @@ class Pool(Protocol):
 
 
 class LocalPool:
-    """Trains in this process, for the simulation engine, which already runs inside Ray.
+    """Trains in this process: for the simulation engine, which already runs inside Ray, and for pretraining.
 
     Nothing is waited for here, so deadlines do not apply: the engine's own end a round.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._worker = Worker(site)
+    def __init__(self, site: Site, *, device: str = "cpu") -> None:
+        self._worker = Worker(site, device=device)
 
     def load(self, study: Study) -> None:
         """See `Pool`."""
         self._worker.load(study)
+
+    def trained_on(self, study: Study) -> frozenset[str]:
+        """Modalities that some training patient has here."""
+        return self._worker.trained_on(study)
 
     def schema(self, study: Study) -> Schema:
         """See `Pool`."""

@@ -12,10 +12,11 @@ from torch.nn.functional import pad
 
 from fl_shared.models.build import select
 from fl_shared.models.interface import Batch, EncoderOutput, take
-from fl_shared.models.model import MultimodalModel
+from fl_shared.models.model import MASKED, SEGMENTATION, MultimodalModel
 from fl_shared.wire import digest
 
 ROWS = 256  # a forward pass
+OWN_INPUTS = (SEGMENTATION, MASKED)  # read the encoder's maps, or give it other inputs
 T = TypeVar("T")
 
 
@@ -32,8 +33,10 @@ class FeatureCache:
         self._known: dict[str, tuple[str, EncoderOutput]] = {}
 
     def fill(self, batch: Batch) -> Batch:
-        """``batch`` (all rows) with the features of the constant encoders."""
-        return replace(batch, features={name: self._of(name) for name in self._model.constant_encoders()})
+        """``batch`` (all rows) with the features of the constant encoders; none where the objective needs more."""
+        constant = () if self._model.objective in OWN_INPUTS else self._model.constant_encoders()
+        self._known = {name: known for name, known in self._known.items() if name in constant}
+        return replace(batch, features={name: self._of(name) for name in constant})
 
     def _of(self, name: str) -> EncoderOutput:
         weights = digest(select(self._model, lambda array: array.startswith(f"encoders.{name}.")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,10 +14,11 @@ from torch import Tensor, distributed
 from fl_client.data.cohort import Cohort
 from fl_client.privacy.mechanism import add_noise
 from fl_client.privacy.sampler import PatientRecords, poisson_batches, shuffled_batches
+from fl_client.training.features import OWN_INPUTS
 from fl_client.training.rows import phase_rows, share_of
-from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.models.interface import Batch, take
-from fl_shared.models.model import MultimodalModel
+from fl_shared.models.model import CHOOSE, MultimodalModel
 from fl_shared.study import PhasePlan, Study
 
 if TYPE_CHECKING:
@@ -53,10 +54,11 @@ class Gradients:
         cohort: its samples.
         phase: whose patients are trained on.
         ranks: this process among the site's.
-        batch: all rows, for the self-test of per-patient gradients.
+        batch: all rows, some of which are tried: what cannot be trained is told before the first step.
 
     Raises:
-        ConsiliumError: no patient to train on (exit code 12); per-patient gradients are not exact (16).
+        ConsiliumError: nothing that the phase trains has a gradient (exit code 10); no patient to train on (12);
+            per-patient gradients are not exact (16).
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Gradients:
         if not len(rows):
             raise ConsiliumError(f"{cohort.site}: no patient to train on", code=ExitCode.DATA)
         self._records = PatientRecords(rows=rows, patient=cohort.patient)
-        self._clipper = self._tested_clipper(batch) if study.privacy.mode == "patient" else None
+        self._clipper = self._tried(batch, private=study.privacy.mode == "patient")
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -108,10 +110,34 @@ class Gradients:
         gradients = torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True)
         return dict(zip(self._parameters, gradients, strict=True))
 
-    def _tested_clipper(self, batch: Batch) -> GhostClipper:
-        from fl_client.privacy.clipping import GhostClipper
+    def _tried(self, batch: Batch, *, private: bool) -> GhostClipper | None:
+        """One forward pass of few patients, and under privacy their tested clipping; random numbers are not used up."""
+        if self.phase.objective == CHOOSE:
+            return None
+        some = np.arange(min(TESTED_ROWS if private else 1, len(self._records)))
+        part = take(replace(batch, features={}), self._records.one_each(some, np.random.default_rng()))
+        constant = () if self.phase.objective in OWN_INPUTS else self._model.constant_encoders()
+        part = replace(part, features={name: self._model.features(name, part) for name in constant})
+        with torch.random.fork_rng(devices=[part.index.device] if part.index.device.type == "cuda" else []):
+            if not self._model.losses(self._model(part), part).requires_grad:
+                raise _untrained(self.phase)
+            if not private:
+                return None
+            from fl_client.privacy.clipping import GhostClipper
 
-        clipper = GhostClipper(self._model)
-        some = np.arange(min(TESTED_ROWS, len(self._records)))
-        clipper.self_test(take(batch, self._records.one_each(some, np.random.default_rng())))
-        return clipper
+            clipper = GhostClipper(self._model)
+            clipper.self_test(part)
+            return clipper
+
+
+def _untrained(phase: PhasePlan) -> ConsiliumError:
+    problem = f"nothing that the objective '{phase.objective}' depends on is trained"
+    mend = "Train more, or remove this phase."
+    fault = Fault(
+        file="study.toml",
+        key=f"training.phases: {phase.name}",
+        value=", ".join(phase.trains),
+        problem=problem,
+        mend=mend,
+    )
+    return ConsiliumError("the model cannot be trained as the study says", code=ExitCode.STUDY, faults=[fault])

@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor, distributed
@@ -62,7 +63,13 @@ class Trainer:
         self._trains = study.sites[site.name].role == "train"
         self._gradients: Gradients | None = None
         if self._trains:
-            self._enter(1)  # what cannot be trained is told before the first round
+            self._try_phases()
+            self._features.fill(self._batch)  # before a round is paid for
+
+    def trained_on(self) -> frozenset[str]:
+        """Modalities that some training patient has."""
+        rows = self._cohort.rows(held_out=False)
+        return frozenset(name for name, there in self._cohort.present.items() if there[rows].any())
 
     def initial_digest(self) -> str:
         """Digest of the whole initial model, to be compared with the coordinator's."""
@@ -93,7 +100,10 @@ class Trainer:
         if set(base) != {name for name in self._model.state_dict() if self._study.is_shared(name)}:
             raise ValueError("the base is not the shared groups of the study")
         load(self._model, {**self._initial, **(self._local.before(round) or {}), **base})
-        gradients, batch = self._enter(round), self._features.fill(self._batch)
+        gradients = self._enter(round)
+        batch = self._features.fill(self._batch)
+        if self._model.objective == CHOOSE and sigma is not None:
+            raise ConsiliumError("objective 'choose' has no noise", code=ExitCode.PRIVACY)
         if self._model.objective == CHOOSE:
             self._model.eval()
             self._model.choose(take(batch, gradients.rows))
@@ -132,6 +142,12 @@ class Trainer:
             rows += judge(self._model, self._batch, name="personal")[0]
         return rows, curves
 
+    def _try_phases(self) -> None:
+        """What cannot be trained in some phase is told before the first round, not after hours or a spent budget."""
+        lengths = [phase.rounds for phase in self._study.training.phases]
+        for first in reversed([*accumulate(lengths[:-1], initial=1)]):  # so that the first phase is ready at the end
+            self._enter(first)
+
     def _enter(self, round: int) -> Gradients:
         """Be ready to train a round: its parameters, its patients, and under privacy their tested clipping."""
         self._model.enter(round)
@@ -139,9 +155,9 @@ class Trainer:
         if self._gradients is None or self._gradients.phase != phase:
             if self._gradients is not None:
                 self._gradients.close()
-            batch = self._features.fill(self._batch)
+                self._gradients = None
             self._gradients = Gradients(
-                self._model, study=self._study, cohort=self._cohort, phase=phase, ranks=self._ranks, batch=batch
+                self._model, study=self._study, cohort=self._cohort, phase=phase, ranks=self._ranks, batch=self._batch
             )
         return self._gradients
 

@@ -41,6 +41,10 @@ class Worker:
         """
         self._trainer(study)
 
+    def trained_on(self, study: Study) -> frozenset[str]:
+        """Modalities that some training patient has here."""
+        return self._trainer(study).trained_on()
+
     def schema(self, study: Study) -> Schema:
         """Every array of the study's model."""
         from fl_shared.models.build import build_model

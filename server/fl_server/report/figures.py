@@ -22,7 +22,7 @@ from fl_shared.results import Curve, EvaluationRow
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 EXTERNAL = ("#040401", "#040402", "#040403")
 INTERNAL = "#050505"
-_VARIABLES = {
+VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--line",
@@ -30,7 +30,7 @@ _VARIABLES = {
     INTERNAL: "--internal",
 }
 _DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.size": 10.5,
@@ -74,7 +74,7 @@ def looks(sites: Sequence[str], external: frozenset[str]) -> dict[str, Look]:
 def forest(rows: Sequence[EvaluationRow], style: dict[str, Look], *, several_models: bool, key: str) -> str:
     """A metric with its interval at each site, as one SVG element; rows without a value are named, not drawn."""
     metric = METRICS[rows[0].metric]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 0.9 + 0.42 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xlim(*_span(rows, metric))
@@ -95,7 +95,7 @@ def forest(rows: Sequence[EvaluationRow], style: dict[str, Look], *, several_mod
         unit = ", in the unit of the target" if metric.in_unit else ""
         chance = "" if metric.chance is None else " (dashed line: chance)"
         axes.set_xlabel(f"{metric.title}{unit}, with 95 % interval{chance}")
-        return inline_svg(figure, key=key, variables=_VARIABLES)
+        return inline_svg(figure, key=key, variables=VARIABLES)
 
 
 def _span(rows: Sequence[EvaluationRow], metric: Metric) -> tuple[float, float]:
@@ -128,7 +128,7 @@ _PANELS = {
 
 def curves(found: Sequence[Curve], style: dict[str, Look], *, key: str) -> str:
     """ROC, precision-recall and calibration of one label at all sites, as one SVG element."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.55), layout="constrained")
         for axes, (kind, (title, x_name, y_name)) in zip(figure.subplots(1, 3), _PANELS.items(), strict=True):
             axes.set(title=title, xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -141,7 +141,7 @@ def curves(found: Sequence[Curve], style: dict[str, Look], *, key: str) -> str:
                 _draw(axes, curve, style[curve.site])
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=min(5, max(1, len(names))))
-        return inline_svg(figure, key=key, variables=_VARIABLES)
+        return inline_svg(figure, key=key, variables=VARIABLES)
 
 
 def _draw(axes: Axes, curve: Curve, look: Look) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from fl_server.report import figures, view
+from fl_server.report import figures, timeline, view
 from fl_server.report.metric_table import MetricGroup, metric_groups
 from fl_shared.metrics.table import METRICS, Metric
 from fl_shared.page import environment
 from fl_shared.results import Curve, EvaluationRow, Results, RoundResult
+from fl_shared.study import TIMED
 
 MAX_ROUNDS_SHOWN = 200
 
@@ -48,6 +49,7 @@ class TaskView:
     headline: tuple[EvaluationRow, ...]
     forest: Picture | None
     curves: tuple[Picture, ...]
+    timelines: tuple[Picture, ...]
     columns: tuple[tuple[str, str], ...]  # site and model
     modalities: tuple[ModalityRow, ...]
     groups: tuple[MetricGroup, ...]
@@ -62,6 +64,11 @@ class TaskView:
     def has_curves(self) -> bool:
         """Whether curves can be drawn for this type of task."""
         return self.type in METRICS["auroc"].types
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the outcome is a time to an event, so that it has a place on the risk timeline."""
+        return self.type in TIMED
 
     def of_role(self, role: str) -> list[EvaluationRow]:
         """Headline rows of the external (``external``) or the training (``train``) sites."""
@@ -104,6 +111,7 @@ def _task(results: Results, name: str, index: int, *, several: bool) -> TaskView
         headline=tuple(headline),
         forest=_forest(results, headline, index, several=several) if headline else None,
         curves=tuple(_curves(results, name, index)),
+        timelines=tuple(_timelines(results, name, index)),
         columns=columns,
         modalities=tuple(
             _modality(results, rows, name, modalities, columns) for modalities in view.modality_sets(results, name)
@@ -146,7 +154,7 @@ def _curves(results: Results, task: str, index: int) -> list[Picture]:
     wanted = view.headline_modalities(results, task)
     found: dict[str, list[Curve]] = {label: [] for label in results.study.tasks[task]}
     for curve in results.curves:
-        if curve.task == task and curve.modalities == wanted and curve.site in place:
+        if curve.task == task and curve.modalities == wanted and curve.site in place and curve.kind != "bands":
             found.setdefault(curve.label, []).append(curve)
     pictures = []
     for at, (label, curves) in enumerate(found.items()):
@@ -164,6 +172,20 @@ def _curves(results: Results, task: str, index: int) -> list[Picture]:
                 caption=label or task,
             )
         )
+    return pictures
+
+
+def _timelines(results: Results, task: str, index: int) -> list[Picture]:
+    """The risk timeline of an outcome; of competing ones a picture a cause."""
+    roles = {name: view.ROLE_NAMES[site.role] for name, site in results.sites.items()}
+    rows = {site: f"{site} ({roles[site]})" for site in timeline.sites(results)}
+    days, top = timeline.days(results), timeline.highest(results)
+    pictures = []
+    for at, (label, curves) in enumerate(timeline.timelines(results, task).items()):
+        svg = timeline.figure(curves, rows, days=days, top=top, key=f"timeline{index}-{at}")
+        named = f"{task}, {label}" if label else task
+        alt = f"Predicted and observed risk of {named}, by day and band of risk. {timeline.words(curves)}"
+        pictures.append(Picture(svg=Markup(svg), alt=alt, caption=named))
     return pictures
 
 

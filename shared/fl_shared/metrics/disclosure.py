@@ -1,13 +1,13 @@
 """What may be said of one label of one cohort: the rules for small cells.
 
-All limits count patients, not samples (facts: counts below 10 are suppressed):
+All limits count patients, not samples (counts below 10 are suppressed):
 
 - a cohort, or a label's known cohort, below ``min_patients`` releases nothing;
 - fewer than 2 patients with, or without, the event: the metric is not defined;
 - fewer than 10 patients with, or without, the event: the number of events is withheld, the value stays;
 - labels that exclude one another, or lie within one another (events by 90 and by 365 days), tell by subtraction what
   lies between: unless 10 patients do in each case, all such numbers are withheld;
-- curves need 10 patients with the event, 10 without, and 40 in all.
+- curves need 40 patients and a number of events that is told: at known n, curves of one label tell it too.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Cell:
     @property
     def shows_curves(self) -> bool:
         """Whether curves may be drawn."""
-        return not self.withheld and self.smaller(0, 1) >= MIN_CELL and self.cohort >= MIN_CURVE
+        return not self.withheld and self.events is not None and self.cohort >= MIN_CURVE
 
 
 def tell_small(cells: Iterable[NDArray[np.bool_]], patients: NDArray[np.integer]) -> bool:

@@ -6,7 +6,7 @@ Values are rounded as `fl_shared.metrics.table` says (curves to 3 decimals).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from fl_shared.metrics import bootstrap as resampling
 from fl_shared.metrics.calibration import calibration_bins
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
 from fl_shared.metrics.discrimination import PR_GRID, ROC_GRID, pr_curve, roc_curve
-from fl_shared.metrics.parts import Part, Rows, parts_of, predicted_shape
+from fl_shared.metrics.part import Part, Rows
+from fl_shared.metrics.parts import parts_of, predicted_shape
 from fl_shared.metrics.table import METRICS, MetricName
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import TaskPlan
@@ -169,16 +170,26 @@ def _estimate(metric: MetricName, found: _Found, *, notes: Sequence[str]) -> dic
 
 
 def _curves(part: Part) -> list[dict[str, Any]]:
-    """The curves of a label, none when its cells are small; a calibration bin holds 10 patients or more."""
-    cell = part.cell
-    if part.scored is None or not cell.shows_curves:
-        return []
-    points = {
-        "roc": (ROC_GRID, roc_curve(*part.scored)),
-        "pr": (PR_GRID, pr_curve(*part.scored)),
-        "calibration": calibration_bins(*part.scored, cell.patients, min_patients=max(MIN_CELL, cell.min_patients)),
-    }
+    """The curves of a label, none when its cells are small; a point of calibration stands for 10 patients or more."""
     return [
-        {"label": cell.label, "kind": kind, "x": tuple(np.round(x, 3).tolist()), "y": tuple(np.round(y, 3).tolist())}
-        for kind, (x, y) in points.items()
+        {**curve, "label": part.cell.label, "x": tuple(np.round(x, 3).tolist()), "y": tuple(np.round(y, 3).tolist())}
+        for curve, (x, y) in (*_scored(part), *_banded(part))
+        if len(x)
     ]
+
+
+def _scored(part: Part) -> Iterator[tuple[dict[str, Any], tuple[Floats, Floats]]]:
+    """Of risks of an outcome: discrimination and calibration."""
+    cell = part.cell
+    if part.scored is not None and cell.shows_curves:
+        few = max(MIN_CELL, cell.min_patients)
+        yield {"kind": "roc"}, (ROC_GRID, roc_curve(*part.scored))
+        yield {"kind": "pr"}, (PR_GRID, pr_curve(*part.scored))
+        yield {"kind": "calibration"}, calibration_bins(*part.scored, cell.patients, min_patients=few)
+
+
+def _banded(part: Part) -> Iterator[tuple[dict[str, Any], tuple[Floats, Floats]]]:
+    """Of times to an event: the risk timeline, a curve a window."""
+    for window in part.windows:
+        if part.cell.events is not None and window.cell.shows_curves:
+            yield {"kind": "bands", "day": window.day}, window.points()

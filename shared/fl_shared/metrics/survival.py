@@ -21,16 +21,6 @@ Places = NDArray[np.intp]
 BLOCK_CELLS = 2**22  # pairs in memory at a time: 16 MiB of float32
 
 
-def risk_at(risks: Floats, *, day: float, edges: tuple[float, ...]) -> Floats:
-    """Risk (n,) by ``day`` from the risks (n, bins) by each edge, linear in between; a single column stands for all."""
-    if risks.shape[1] == 1:
-        return risks[:, 0]
-    bin_ = min(int(np.searchsorted(edges, day)), len(edges) - 1)
-    start, before = (edges[bin_ - 1], risks[:, bin_ - 1]) if bin_ else (0.0, np.zeros(len(risks)))
-    share = (day - start) / (edges[bin_] - start)
-    return before + share * (risks[:, bin_] - before)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Concordance:
     """Harrell's C (JAMA 1982): of pairs in which one patient's event came first, the share with its risk higher.

@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fl_shared.models.tokens import token_mean
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, heads: int) -> Tensor:
     """(B, T, d): for each query the valid values, by its likeness to their keys; at least one key is valid."""
@@ -17,24 +19,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, heads: in
     return found.transpose(1, 2).flatten(2)
 
 
-def shares(query: Tensor, key: Tensor, mask: Tensor, *, heads: int) -> Tensor:
-    """(B, T, S): what `attend` gives each key of a query, mean over heads; sums to 1 over the valid keys."""
-    q, k = _split(query, heads), _split(key, heads)
-    scores: Tensor = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
-    return scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1).mean(1)
-
-
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, d), mask (B, T) -> (B, d); 0 where nothing is valid."""
-    valid = mask.to(x.dtype)[..., None]
-    return (x * valid).sum(1) / valid.sum(1).clamp(min=1)
-
-
 class PairAttention(nn.Module):
     """Tokens of one modality ask those of another: mean over the valid queries of what they find, (B, d).
 
-    Maps without bias and none behind, as the parameter counts of cross-modal alignment have it (facts section 4). A
-    key and a value of zeros stand beside the other's tokens: with one token (an embedding, a learned vector) the
+    Maps without bias and none behind, which gives the sizes told of cross-modal alignment for time-to-event. Ours: a
+    key and a value of zeros stand beside the other's tokens. With one token (an embedding, a learned vector) the
     softmax over it would be 1 and the query without effect; so the query decides how much of it is taken.
     """
 
@@ -49,7 +38,7 @@ class PairAttention(nn.Module):
         """asks (B, T, d), answers (B, S, d), masks (B, T) and (B, S)."""
         key, value = (F.pad(x, (0, 0, 1, 0)) for x in (self.key(answers), self.value(answers)))
         mask = F.pad(answers_mask, (1, 0), value=True)
-        return masked_mean(attend(self.query(asks), key, value, mask, heads=self.heads), asks_mask)
+        return token_mean(attend(self.query(asks), key, value, mask, heads=self.heads), asks_mask)
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

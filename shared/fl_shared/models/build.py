@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fl_shared.errors import ConsiliumError, ExitCode, Fault
-from fl_shared.models import parts  # noqa: F401 - they register themselves
+from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
+from fl_shared.models.compose import compose
 from fl_shared.models.lora import is_lora
-from fl_shared.models.model import MultimodalModel, compose
+from fl_shared.models.model import CHOOSE, MASKED, TASKS, MultimodalModel
 from fl_shared.study import PARTS, Study
 
 EMBEDDING_BOUND = 0.02 * math.sqrt(3)  # standard deviation 0.02, as BERT's
@@ -29,11 +29,12 @@ def build_model(study: Study, *, weights: Mapping[str, Path] | None = None) -> M
         weights: name -> local directory of the pretrained weights that the study names.
 
     Raises:
-        ConsiliumError: an unknown name (exit code 10), or pretrained weights refused (exit code 11).
+        ConsiliumError: an unknown name, or a phase that trains nothing (exit code 10); pretrained weights refused (11).
     """
     _check_names(study)
     with torch.random.fork_rng(devices=[]):  # the constructors' own draws are replaced below
         model = compose(study, weights or {})
+    _check_phases(study, model)
     given = tuple(f"encoders.{m}" for m, plan in study.modalities.items() if plan.weights is not None)
     _initialise(model, seed=study.seed, given=given)
     return model
@@ -105,13 +106,45 @@ def _initialise(model: nn.Module, *, seed: int, given: tuple[str, ...]) -> None:
                 parameter.copy_(torch.from_numpy((2 * unit - 1) * np.float32(bound)))
 
 
+def _check_phases(study: Study, model: nn.Module) -> None:
+    """Every phase trains something that exists, and no task is left with a head as it was drawn.
+
+    Raises:
+        ConsiliumError: one fault each (exit code 10).
+    """
+    paths = {name for name, _ in model.named_modules()} | set(model.state_dict())
+    parameters = [name for name, _ in model.named_parameters()]
+    phases, faults = study.training.phases, []
+    for number, phase in enumerate(phases):
+        key = f"training.phases.{number}.trains"
+        for part in (part for part in phase.trains if part not in paths):
+            mend = nearest(part, [p for p in paths if p.startswith(part.split(".")[0]) and p.count(".") == 1])
+            faults.append(_fault(key, value=part, problem="the model has no such part", mend=mend))
+        if phase.objective != CHOOSE and not any(study.trains_in(name, phase) for name in parameters):
+            mend = "Train more, do not freeze it, or remove this phase."
+            faults.append(_fault(key, value=", ".join(phase.trains), problem="nothing that has parameters", mend=mend))
+    if any(phase.objective == TASKS for phase in phases):
+        for task in study.tasks:
+            head = [name for name in parameters if name.startswith(f"heads.{task}.")]
+            if head and not any(study.trains_in(name, phase) for name in head for phase in phases):
+                problem, mend = "no phase trains its head", f"Add 'heads.{task}' to the 'trains' of a phase."
+                faults.append(_fault(f"tasks.{task}", value="", problem=problem, mend=mend))
+    if faults:
+        raise ConsiliumError("the model cannot be trained as the study says", code=ExitCode.STUDY, faults=faults)
+
+
+def _fault(key: str, *, value: str, problem: str, mend: str) -> Fault:
+    return Fault(file="study.toml", key=key, value=value, problem=problem, mend=mend)
+
+
 def _check_names(study: Study) -> None:
     """Names become attributes of a ModuleDict: those of its methods are taken."""
     named = [("modalities", n) for n in study.modalities] + [("tasks", n) for n in study.tasks]
+    taken = {name for _, name in named if hasattr(nn.ModuleDict(), name)} | {MASKED}  # heads are named masked@ecg too
     faults = [
         Fault(file="study.toml", key=f"{key}.{name}", problem="this name is reserved", mend="Choose another name.")
         for key, name in named
-        if hasattr(nn.ModuleDict(), name)
+        if name in taken
     ]
     if faults:
         raise ConsiliumError("the model cannot be built", code=ExitCode.STUDY, faults=faults)

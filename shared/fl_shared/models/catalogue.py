@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fl_shared.models import parts  # noqa: F401 - they register themselves
+from fl_shared.models.compose import compose
 from fl_shared.models.interface import FusionSpec
-from fl_shared.models.model import compose
 from fl_shared.models.registry import ENCODERS, FUSIONS, HEADS
 from fl_shared.models.systems import SYSTEMS, System, outline
 from fl_shared.study import ModalityPlan, ModelPlan, Study

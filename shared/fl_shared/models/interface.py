@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fl_shared.models.tokens import masked_mean
 from fl_shared.study import ModelPlan
 
 Need = Literal["pooled", "tokens", "levels", "stages"]
@@ -23,25 +24,26 @@ Need = Literal["pooled", "tokens", "levels", "stages"]
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """Features at one depth of an encoder: map (B, C_k, *S_k), vec (B, C_k), mask (B, *S_k) or None."""
+    """Features at one depth of an encoder: map (B, C_k, *S_k), mask (B, *S_k) or None (all valid)."""
 
     map: Tensor
-    vec: Tensor
     mask: Tensor | None = None
+
+    @property
+    def vec(self) -> Tensor:
+        """Mean of the map over its valid places (B, C_k)."""
+        places = self.map.reshape(*self.map.shape[:2], -1)
+        return places.mean(2) if self.mask is None else masked_mean(places, self.mask.reshape(len(places), 1, -1), 2)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOutput:
-    """pooled (B, d), tokens (B, T, d), token_mask (B, T), levels from low to high (three, or none where not asked for).
-
-    aux: losses of the encoder's own, each (B,).
-    """
+    """pooled (B, d), tokens (B, T, d), token_mask (B, T), levels from low to high: three, or none if not asked for."""
 
     pooled: Tensor
     tokens: Tensor
     token_mask: Tensor
     levels: tuple[Level, ...] = ()
-    aux: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class FusionOutput:
 
     fused: (B, D). per_class: (B, C, D), where a fusion gives one vector a label. logits: task -> (B, C), where the
     fusion predicts itself (stacking, averages): the task's head then has no layer of its own. auxiliary: objective ->
-    further predictions. losses: objective -> (B,), what each row adds. weights: for people to look at, (B, …).
+    further predictions. losses: objective -> (B,), what each row adds.
     """
 
     fused: Tensor
@@ -117,7 +119,6 @@ class FusionOutput:
     logits: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: Mapping[str, tuple[AuxLogits, ...]] = field(default_factory=dict)
     losses: Mapping[str, Tensor] = field(default_factory=dict)
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +126,19 @@ class State:
     """What travels between an encoder's stages: the feature map (B, C, *S), its mask, and the finished stages."""
 
     map: Tensor
-    mask: Tensor | None
+    mask: Tensor | None = None
     done: tuple[Level, ...] = ()
+
+    @property
+    def valid(self) -> Tensor:
+        """The mask of an encoder that always has one; said here for the type."""
+        if self.mask is None:
+            raise ValueError("this encoder needs a mask")
+        return self.mask
+
+    def after(self, new_map: Tensor, mask: Tensor | None = None) -> State:
+        """The state after a stage: its map is the next level."""
+        return State(map=new_map, mask=mask, done=(*self.done, Level(map=new_map, mask=mask)))
 
 
 class StagedEncoder(nn.Module, ABC):
@@ -158,7 +170,7 @@ class StagedEncoder(nn.Module, ABC):
 
     def set_map(self, state: State, new_map: Tensor) -> State:
         """The state with another feature map."""
-        return State(map=new_map, mask=state.mask, done=state.done)
+        return replace(state, map=new_map)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> EncoderOutput:
         """All stages in order."""
@@ -187,13 +199,11 @@ class Fusion(nn.Module, ABC):
     """Combines modalities; what it needs of the encoders is declared, so that one loop serves every fusion.
 
     What an absent modality's outputs hold is 0 and masked. Without ``native_missing`` a learned vector stands in its
-    place (`fl_shared.models.fusion.missing`). ``projects``: the adapters bring every modality to ``model.width``;
-    otherwise it gets them as wide as their encoders. ``predicts``: gives logits itself, so that heads have no layer.
+    place (`fl_shared.models.fusion.missing`). ``predicts``: gives logits itself, so that heads have no layer.
     """
 
     needs: frozenset[Need]
     native_missing: bool
-    projects: bool = True
     predicts: bool = False
     out_features: int
 

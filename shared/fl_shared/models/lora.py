@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA) inside frozen encoders: all that is trained of them where encoders = 'adapters'.
 
 Hu et al. 2022: W x becomes W x + (alpha / r) B A x, with A (r, n) and B (m, r), and B starts at 0, so that training
-starts from the encoder as it was. By peft; alpha = 2 r and dropout 0.05 before A: facts section 2.4.
+starts from the encoder as it was. By peft. Ours: alpha = 2 r, and dropout 0.05 before A.
 
 A and B are averaged over sites each by itself, and noised each by itself. That is not the mean of the sites' products
 B A, and noise in both factors is multiplied (Sun et al. 2024, Improving LoRA in Privacy-preserving Federated Learning,
@@ -18,7 +18,7 @@ from torch import nn
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 
 LAYERS: Mapping[str, str] = {
-    "dae_former": r"stages\.2\..*",  # facts section 2.4: stage 3
+    "dae_former": r"stages\.2\..*",  # ours: the last stage
     "ehr_mlp": r"stages\..*",
     "sparse_series": r"stages\.2\..*",  # an LSTM is no sum of linear maps that an adapter could be added to
     "table_mlp": r"hidden|out",

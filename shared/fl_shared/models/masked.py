@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_shared.models.interface import EncoderOutput
+from fl_shared.models.tokens import masked_mean
 from fl_shared.study import ModalityPlan
 
-PARTS, HIDDEN = 20, 6  # equal parts of a series, and how many are hidden in each row
+PARTS, HIDDEN = 20, 6  # equal parts of a series, at most, and how many of them are hidden in each row
 SERIES = ("waveform", "events")
 
 
@@ -31,23 +32,20 @@ class MaskedSeries(nn.Module):
         super().__init__()
         self._wave = plan.kind == "waveform"
         self._steps = round((plan.rate or 0) * (plan.seconds or 0)) if self._wave else plan.bins
-        self._parts = min(PARTS, self._steps)
+        self._longest = -(-self._steps // PARTS)
+        self._parts = -(-self._steps // self._longest)  # all of them as long, but for the last
         self._channels = len(plan.leads) if self._wave else len(plan.fields)
         self.linear = nn.Linear(width, self._channels * self._longest)
 
-    @property
-    def _longest(self) -> int:
-        return -(-self._steps // self._parts)
-
-    def hide(
-        self, inputs: Mapping[str, Tensor], generator: torch.Generator | None = None
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def hide(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
         """Inputs with some parts gone, and which (B, parts): others in every row, but evenly spread when judged."""
         first = next(iter(inputs.values()))
-        order = torch.rand(len(first), self._parts, generator=generator).argsort(1)
-        if not self.training:
-            order = (torch.arange(self._parts) * HIDDEN % self._parts).expand(len(first), -1)
-        hidden = (order < max(1, HIDDEN * self._parts // PARTS)).to(first.device)
+        count = max(1, HIDDEN * self._parts // PARTS)
+        if self.training:
+            order = torch.rand(len(first), self._parts, device="cpu").argsort(1)
+        else:
+            order = (torch.arange(self._parts) * count % self._parts).expand(len(first), -1)
+        hidden = (order < count).to(first.device)
         gone = hidden.repeat_interleave(self._longest, dim=1)[:, : self._steps]
         if self._wave:
             return {**inputs, "signal": inputs["signal"].masked_fill(gone[:, None], 0.0)}, hidden
@@ -59,18 +57,17 @@ class MaskedSeries(nn.Module):
         tokens = F.adaptive_avg_pool1d(output.tokens.transpose(1, 2), self._parts).transpose(1, 2)
         found = self.linear(tokens).unflatten(2, (self._longest, self._channels))
         true, known = (self._in_parts(x) for x in self._target(inputs))
-        counted = known * hidden[:, :, None, None]
-        wrong: Tensor = ((found - true).square() * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)
-        return wrong
+        wrong = (found - torch.where(known, true, 0.0)).square()
+        return masked_mean(wrong, known & hidden[:, :, None, None], (1, 2, 3))
 
     def _target(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Values and whether they are known, (B, steps, channels)."""
         if self._wave:
             signal = inputs["signal"].transpose(1, 2)
-            return signal, inputs["lead_mask"][:, None, :].to(signal.dtype).expand_as(signal)
-        return inputs["values"], inputs["observed"].to(inputs["values"].dtype)
+            return signal, inputs["lead_mask"][:, None, :].expand_as(signal)
+        return inputs["values"], inputs["observed"]
 
     def _in_parts(self, x: Tensor) -> Tensor:
-        """(B, steps, channels) -> (B, parts, longest, channels), what is missing at the end as 0."""
+        """(B, steps, channels) -> (B, parts, longest, channels), what is missing at the end as 0 or False."""
         x = F.pad(x, (0, 0, 0, self._parts * self._longest - x.shape[1]))
         return x.reshape(len(x), self._parts, self._longest, -1)

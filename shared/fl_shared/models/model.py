@@ -1,31 +1,25 @@
-"""The model of every system: encoders, adapters, fusion and heads, composed by name."""
+"""The model of every system: encoders, adapters, fusion and heads. `fl_shared.models.compose` puts them together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from fl_shared.models.fusion.missing import MissingAdapter
 from fl_shared.models.interface import (
     AuxLogits,
     Batch,
     EncoderOutput,
     Fusion,
     FusionOutput,
-    FusionSpec,
     Head,
     StagedEncoder,
     each_tensor,
 )
-from fl_shared.models.lora import add_lora
 from fl_shared.models.masked import SERIES, MaskedSeries
-from fl_shared.models.registry import DECODERS, ENCODERS, FUSIONS, HEADS
-from fl_shared.models.weights import find
 from fl_shared.study import Study
 
 TASKS, SEGMENTATION, UNIMODAL, MASKED, CHOOSE = "tasks", "segmentation", "unimodal", "masked", "choose"
@@ -87,12 +81,11 @@ class MultimodalModel(nn.Module):
             self.encoders[name].eval()
         return self
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Outputs:
+    def forward(self, batch: Batch) -> Outputs:
         """Logits of every task, and what the objective needs.
 
         Args:
             batch: rows; to judge a subset of modalities, change ``present``.
-            generator: randomness of modality dropout (training only); torch's own when absent.
 
         Raises:
             ValueError: a row has no modality present.
@@ -100,8 +93,8 @@ class MultimodalModel(nn.Module):
         if self.objective == SEGMENTATION:
             return Outputs(logits=self.segment(batch))
         if self.objective == MASKED:
-            return Outputs(logits={}, losses=self._masked(batch, generator))
-        present = self._present(batch, generator)
+            return Outputs(logits={}, losses=self._masked(batch))
+        present = self._present(batch)
         encoded = {name: self.encode(name, batch) for name in self.encoders}
         outputs = {name: self._adapt(name, output, present[name]) for name, output in encoded.items()}
         if self.objective == UNIMODAL:
@@ -129,12 +122,16 @@ class MultimodalModel(nn.Module):
     def features(self, name: str, batch: Batch) -> EncoderOutput:
         """As `encode`, in evaluation mode, without what the fusion does not need: for `Batch.features`."""
         self.encoders[name].eval()
-        output = replace(self.encode(name, batch), aux={})
+        output = self.encode(name, batch)
         return output if "levels" in self.fusion.needs else replace(output, levels=())
 
     def segment(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits (B, frames, slices, classes, size, size) of every segmentation."""
-        encoded = {name: self.encode(name, batch) for name in set(self._drawn.values())}
+        """Logits (B, frames, slices, classes, size, size) of every segmentation.
+
+        The encoders always run: what is kept as `Batch.features` lacks the maps, which are large.
+        """
+        given = replace(batch, features={})
+        encoded = {name: self.encode(name, given) for name in set(self._drawn.values())}
         return {task: self.heads[task](encoded[name].levels) for task, name in self._drawn.items()}
 
     def losses(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -165,7 +162,7 @@ class MultimodalModel(nn.Module):
     def _adapt(self, name: str, output: EncoderOutput, there: Tensor) -> EncoderOutput:
         """Pooled vector and tokens through one call (ghost clipping allows a layer one a pass); absent rows are 0."""
         both = self.adapters[name](torch.cat([output.pooled[:, None], output.tokens], dim=1))
-        adapted = replace(output, pooled=both[:, 0], tokens=both[:, 1:], aux={})
+        adapted = replace(output, pooled=both[:, 0], tokens=both[:, 1:])
         return each_tensor(lambda x: _where(there, x), adapted)
 
     def _unimodal(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> tuple[AuxLogits, ...]:
@@ -177,18 +174,19 @@ class MultimodalModel(nn.Module):
             for name, output in outputs.items()
         )
 
-    def _masked(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    def _masked(self, batch: Batch) -> tuple[Tensor, ...]:
         """Loss (B,) of each series; 0 where it is absent."""
         losses = []
         for name, plan in self._study.modalities.items():
             if plan.kind in SERIES:
                 head = cast(MaskedSeries, self.heads[f"masked@{name}"])
-                seen, hidden = head.hide(batch.inputs[name], generator)
-                output = self.encode(name, replace(batch, inputs={name: seen}))
-                losses.append(_where(batch.present[name], head.loss(output, batch.inputs[name], hidden)))
+                seen, hidden = head.hide(batch.inputs[name])
+                output = self.encode(name, replace(batch, inputs={name: seen}, features={}))
+                true = {key: _where(batch.present[name], x) for key, x in batch.inputs[name].items()}
+                losses.append(_where(batch.present[name], head.loss(output, true, hidden)))
         return tuple(losses)
 
-    def _present(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def _present(self, batch: Batch) -> dict[str, Tensor]:
         """(B,) a modality, after modality dropout, which never takes the last one present."""
         there = torch.stack([batch.present[m] for m in self.encoders], dim=1)
         if not bool(there.any(1).all()):
@@ -196,77 +194,12 @@ class MultimodalModel(nn.Module):
         model, plans = self._study.model, self._study.modalities.values()
         dropout = [model.modality_dropout if plan.dropout is None else plan.dropout for plan in plans]
         if self.training and self.objective != UNIMODAL and any(dropout):
-            # drawn where the generator lives, so that a seed means the same on every device
-            device = generator.device if generator is not None else torch.device("cpu")
-            draw = torch.rand(there.shape, generator=generator, device=device).to(there.device)
+            draw = torch.rand(there.shape, device="cpu").to(there.device)  # so that a seed means the same everywhere
             margin = (draw - torch.tensor(dropout, device=there.device)).masked_fill(~there, -2.0)
             kept = margin >= 0
             kept |= (margin == margin.amax(1, keepdim=True)) & ~kept.any(1, keepdim=True)
             there = there & kept
         return dict(zip(self.encoders, there.unbind(1), strict=True))
-
-
-def compose(study: Study, weights: Mapping[str, Path]) -> MultimodalModel:
-    """Build a study's model from the parts that it names; weights: name in ``site.toml`` -> local directory.
-
-    Raises:
-        ConsiliumError: an unknown name (exit code 10), or pretrained weights refused (exit code 11).
-    """
-    encoders = {}
-    for name, plan in study.modalities.items():
-        entry = ENCODERS.get(plan.encoder or plan.kind, key=f"modalities.{name}.encoder", kind=plan.kind)
-        encoders[name] = entry.build(plan, study.model, find(plan, weights))
-        if study.training.encoders == "adapters":
-            key = f"modalities.{name}.encoder"
-            add_lora(encoders[name], name=entry.name, key=key, rank=study.model.lora_rank)
-    fused = {name: task for name, task in study.tasks.items() if task.modality is None}
-    fusion, widths = _fusion(study, encoders, tasks={name: task.outputs for name, task in fused.items()})
-    features = None if fusion.predicts else fusion.out_features
-    heads: dict[str, nn.Module] = {name: _head(study, name, features) for name in fused}
-    objectives = {phase.objective for phase in study.training.phases}
-    if UNIMODAL in objectives:
-        heads |= {f"{name}@{m}": _head(study, name, width) for name in fused for m, width in widths.items()}
-    if MASKED in objectives:
-        series = {name: plan for name, plan in study.modalities.items() if plan.kind in SERIES}
-        heads |= {f"masked@{m}": MaskedSeries(plan, width=encoders[m].width) for m, plan in series.items()}
-    for name, task in study.tasks.items():
-        if task.modality is not None:
-            encoder = encoders[task.modality]
-            decoder = DECODERS.get(encoder.decoder, key=f"tasks.{name}.modality")
-            heads[name] = decoder.build(task, encoder, study.modalities[task.modality])
-    return MultimodalModel(study, encoders=encoders, adapters=_adapters(encoders, widths), fusion=fusion, heads=heads)
-
-
-def _head(study: Study, name: str, features: int | None) -> nn.Module:
-    task = study.tasks[name]
-    return HEADS.get(task.head, key=f"tasks.{name}.type").build(task, features, study.model)
-
-
-def _fusion(
-    study: Study, encoders: Mapping[str, StagedEncoder], *, tasks: Mapping[str, int]
-) -> tuple[Fusion, dict[str, int]]:
-    """The fusion, able to do without a modality, and the width at which it gets each."""
-    entry = FUSIONS.get(study.model.fusion, key="model.fusion")
-    spec = FusionSpec(
-        modalities=tuple(encoders),
-        widths={name: encoder.width for name, encoder in encoders.items()},
-        levels={name: encoder.stage_channels[-3:] for name, encoder in encoders.items()},
-        tasks=tasks,
-        model=study.model,
-    )
-    fusion = entry.build(projected := replace(spec, widths=dict.fromkeys(encoders, study.model.width)))
-    if fusion.projects:
-        spec = projected
-    else:
-        fusion = entry.build(spec)
-    return fusion if fusion.native_missing else MissingAdapter(fusion, spec), dict(spec.widths)
-
-
-def _adapters(encoders: Mapping[str, StagedEncoder], widths: Mapping[str, int]) -> dict[str, nn.Module]:
-    return {
-        name: nn.Identity() if encoder.width == widths[name] else nn.Linear(encoder.width, widths[name])
-        for name, encoder in encoders.items()
-    }
 
 
 def _where(there: Tensor, value: Tensor) -> Tensor:

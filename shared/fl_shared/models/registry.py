@@ -21,7 +21,8 @@ class Entry(Generic[Builder]):
     """One thing that can be built.
 
     kind: modality kind of an encoder, `TaskPlan.head` of a head, else ``""``; source: paper or section it follows;
-    dp: per-patient gradients are exact under ghost clipping; native_missing: handles an absent modality itself.
+    dp: per-patient gradients are exact under ghost clipping; native_missing: a fusion that handles an absent modality
+    itself; projects: a fusion to which adapters bring every modality ``model.width`` wide, not as wide as its encoder.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Entry(Generic[Builder]):
     source: str
     dp: bool
     native_missing: bool
+    projects: bool
     build: Builder
 
 
@@ -43,7 +45,14 @@ class Registry(Generic[Builder]):
         return iter(self._entries.values())
 
     def register(
-        self, name: str, *, source: str, kind: str = "", dp: bool = True, native_missing: bool = False
+        self,
+        name: str,
+        *,
+        source: str,
+        kind: str = "",
+        dp: bool = True,
+        native_missing: bool = False,
+        projects: bool = True,
     ) -> Callable[[Builder], Builder]:
         """Decorator: enter a builder under a name."""
 
@@ -51,7 +60,13 @@ class Registry(Generic[Builder]):
             if name in self._entries:
                 raise ValueError(f"{self.sort} '{name}' is registered twice")
             self._entries[name] = Entry(
-                name=name, kind=kind, source=source, dp=dp, native_missing=native_missing, build=build
+                name=name,
+                kind=kind,
+                source=source,
+                dp=dp,
+                native_missing=native_missing,
+                projects=projects,
+                build=build,
             )
             return build
 

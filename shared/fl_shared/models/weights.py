@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,6 +14,8 @@ from fl_shared.bundle import read_bundle
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.study import ModalityPlan
 from fl_shared.weights import verified_directory
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def refused(directory: Path, problem: str, mend: str) -> ConsiliumError:
@@ -52,7 +55,23 @@ def load_into(module: nn.Module, directory: Path) -> None:
     Raises:
         ConsiliumError: they are not, or there is no such file (exit code 11).
     """
+    mend = "Give weights made by this encoder at the study's sizes."
     try:
-        module.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise refused(directory, f"does not fit: {error}", "Give weights made by this encoder.") from error
+        arrays = load_file(directory / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise refused(directory, f"cannot be read: {error}", "Make them anew.") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in arrays.items()}
+    if wrong := sorted(name for name in {*wanted, *given} if wanted.get(name) != given.get(name)):
+        first = f"{wrong[0]} is {given.get(wrong[0], 'absent')}, the study needs {wanted.get(wrong[0], 'none')}"
+        bundle = read_bundle(directory)
+        made = f"; made for {bundle.encoder} of width {bundle.model.width}, {bundle.model.preset}" if bundle else ""
+        raise refused(directory, f"does not fit: {len(wrong)} arrays differ, {first}{made}", mend)
+    module.load_state_dict(arrays, strict=True)
+
+
+def loaded(module: Module, directory: Path | None) -> Module:
+    """The module, filled by `load_into` where the study names weights for it."""
+    if directory is not None:
+        load_into(module, directory)
+    return module

@@ -24,6 +24,8 @@ DOWNLOAD = "https://www.cardiacatlas.org/sunnybrook-cardiac-data/"
 NEEDS = (f"{ARCHIVE} (or dicoms/, unpacked)", f"{CONTOURS}/", LINK, PATIENTS)
 EVALUATION = EvaluationPlan(holdout=0.2, salt="sunnybrook-held-out", bootstrap=1000, min_patients=10)
 SITE = "sunnybrook"
+DRAWN = {"1": "cavity", "2": "myocardium"}
+"""Number that a reader of the contours gives a structure of the left ventricle -> label."""
 _INDEX_TIME = "2009-01-01"
 
 
@@ -99,6 +101,7 @@ def _site() -> Site:
             "tasks": {
                 "heart_failure": {"type": "binary", "columns": {"value": "heart_failure"}},
                 "pathology": {"type": "multiclass", "columns": {"value": "pathology"}, "classes": PATHOLOGIES},
+                "left_ventricle": {"type": "segmentation", "classes": DRAWN},
             },
             **PUBLIC,
         }
@@ -113,7 +116,10 @@ def _study(samples: pd.DataFrame) -> Study:
             "name": "sunnybrook",
             "seed": 0,
             "sites": {name: plan.model_dump(exclude_unset=True) for name, plan in plans.items()},
-            "tasks": {"heart_failure": {"type": "binary"}},
+            "tasks": {
+                "heart_failure": {"type": "binary"},
+                "left_ventricle": {"type": "segmentation", "modality": "cine", "labels": tuple(DRAWN.values())},
+            },
             "modalities": {
                 "cine": {"kind": "cine", "frames": 16, "slices": 8, "size": 64, "field_of_view": 240.0},
                 "ehr": {"kind": "table", "fields": ["age", "sex"]},
@@ -132,6 +138,7 @@ allow_without_privacy. The image headers hold no date: index_time is made up, th
 Contours are the release's: IM-0001-0048-icontour-manual.txt belongs to image 48.dcm, in pixels of that image; 'i' is
 the endocardium and 'o' the epicardium of the left ventricle."""
 _STUDY_HEADER = """A study at the one site of the Sunnybrook cardiac data. A start: copy it, then change what you like.
-Task 'heart_failure': heart failure with or without infarct, against hypertrophy and normal hearts. The site also maps
-'pathology' (those four classes). Below evaluation.min_patients no metric is told.
+Task 'heart_failure': heart failure with or without infarct, against hypertrophy and normal hearts. Task
+'left_ventricle': its contours, of images with both walls (the outer one is drawn at end diastole only). The site also
+maps 'pathology' (those four classes). Below evaluation.min_patients no metric is told.
 'patients' counts the training patients (not held out under [evaluation] salt); recount when you change the salt."""

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from fl_shared.metrics import survival as module
 from fl_shared.metrics.discrimination import auroc
-from fl_shared.metrics.survival import Concordance, TimedRanking, outcome_by, risk_at
+from fl_shared.metrics.survival import Concordance, TimedRanking, outcome_by
 
 
 def sample(n, *, seed=0, censored=0.03):
@@ -123,9 +123,3 @@ def test_nothing_to_compare_is_not_a_number():
 def test_who_has_the_event_by_a_day():
     time, event = np.array([10, 10, 9, 9, 11, 11.0]), np.array([1, 0, 1, 0, 1, 0], bool)
     np.testing.assert_array_equal(outcome_by(10.0, time=time, event=event), [1, 0, 1, np.nan, 0, 0])
-
-
-def test_the_risk_between_edges():
-    risks, edges = np.array([[0.2, 0.6]]), (10.0, 20.0)
-    assert [risk_at(risks, day=day, edges=edges)[0] for day in (5, 10, 15, 20)] == pytest.approx([0.1, 0.2, 0.4, 0.6])
-    assert risk_at(np.array([[-3.0]]), day=5, edges=edges)[0] == -3.0  # Cox: one log hazard for all days

@@ -111,7 +111,7 @@ def test_masked_tokens_do_not_matter_and_a_modality_without_any_is_read_as_zero(
 
 def test_concat_is_as_wide_as_the_encoders_together() -> None:
     fusion = make("concat", "image", "ehr", widths=PAPER)
-    assert not fusion.projects and fusion.out_features == 1792
+    assert fusion.out_features == 1792
     image, ehr = torch.randn(2, 1024).double(), torch.randn(2, 768).double()
     mask = torch.ones(2, 1, dtype=torch.bool)
     given = {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from monai.losses import DiceCELoss
+from random_rows import random_rows
 from torch import Tensor, nn
 
+from fl_shared.models.build import build_model
 from fl_shared.models.decoders import dae_former, pyramid
 from fl_shared.models.decoders.dae_former import DecoderStep, PatchExpand, SkipCrossAttention
 from fl_shared.models.decoders.segmentation import Segmentation
@@ -18,7 +21,7 @@ from fl_shared.models.encoders.dae_former import SIZES, DaeFormer
 from fl_shared.models.encoders.dae_former import build as build_encoder
 from fl_shared.models.interface import StagedEncoder
 from fl_shared.models.registry import DECODERS
-from fl_shared.study import ModalityPlan, ModelPlan, TaskPlan
+from fl_shared.study import ModalityPlan, ModelPlan, Study, TaskPlan
 
 FRAMES, SLICES = 3, 2
 
@@ -233,3 +236,24 @@ def test_a_disc_is_learned(name: str) -> None:
     found = decoder.predict(decoder(encoder(inputs).levels))
     dice = 2 * (found * target).sum() / (found.sum() + target.sum())
     assert float(dice) > 0.85
+
+
+def test_masks_are_learned_over_a_frozen_encoder(plan: dict[str, object]) -> None:
+    """What is kept of its features has no maps; so it runs again."""
+    plan["modalities"] = {"cine": {"kind": "cine", "frames": FRAMES, "slices": SLICES, "size": 32}}
+    plan["tasks"] = {"death": {"type": "binary"}, "scar": drawing().model_dump(exclude_defaults=True)}
+    phases = [
+        {"name": "drawing", "rounds": 1, "objective": "segmentation", "trains": ["heads.scar"]},
+        {"name": "prognosis", "rounds": 1},
+    ]
+    plan["training"] = {"rounds": 2, "steps": 1, "batch": 4, "encoders": "frozen", "phases": phases}
+    study = Study.model_validate(plan)
+    model = build_model(study).train()
+    batch = random_rows(study, 3)
+    kept = replace(batch, features={name: model.features(name, batch) for name in model.constant_encoders()})
+    assert list(kept.features) == ["cine"]
+    losses = model.losses(model(kept), kept)
+    torch.testing.assert_close(losses, model.losses(model(batch), batch))
+    losses.sum().backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert learned == {name for name, _ in model.named_parameters() if name.startswith("heads.scar.")}

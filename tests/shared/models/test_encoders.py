@@ -1,4 +1,4 @@
-"""Each encoder keeps the interface: shapes, levels, stages; BERT comes from a local directory, whole or not at all."""
+"""Tokens of the small encoders; BERT comes from a local directory, whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,38 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from acceptance import Case, encoder_cases
+from random_rows import random_rows
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model
-from fl_shared.models.encoders.cine_cnn import CineCnn
+from fl_shared.models.encoders.bert import load_bert
 from fl_shared.models.encoders.ecg_resnet import EcgResNet
 from fl_shared.models.encoders.events_cnn import carry_forward
-from fl_shared.models.encoders.text_bert import TextBert, load_bert
-from fl_shared.models.interface import Batch, StagedEncoder
+from fl_shared.models.encoders.text_bert import TextBert
+from fl_shared.models.interface import Batch
 from fl_shared.study import Study
 from fl_shared.weights import directory_digest
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("cine", 5), ("ecg", 16), ("ehr", 4), ("series", 3), ("text", 24)])
-def test_shapes_and_stages(study: Study, rows: Callable[..., Batch], name: str, tokens: int) -> None:
-    encoder = build_model(study).eval().encoders[name]
-    assert isinstance(encoder, StagedEncoder)
-    inputs = rows(5).inputs[name]
-    out = encoder(inputs)
-    assert out.pooled.shape == (5, encoder.width)
-    assert out.tokens.shape == (5, tokens, encoder.width)
-    assert out.token_mask.shape == (5, tokens)
-    assert out.token_mask.dtype == torch.bool
-    assert len(out.levels) == len(encoder.stage_channels) == 3
-    for level, channels in zip(out.levels, encoder.stage_channels, strict=True):
-        assert level.map.shape[:2] == level.vec.shape == (5, channels)
-    state = encoder.stem(inputs)
-    for stage in range(3):
-        features, _ = encoder.get_map(state)
-        state = encoder.run_stage(stage, encoder.set_map(state, features.clone()))
-    assert torch.equal(encoder.finish(state).pooled, out.pooled)
+@pytest.mark.parametrize(("name", "tokens"), [("cine", 5), ("ecg", 16), ("ehr", 4), ("series", 3)])
+def test_tokens(study: Study, rows: Callable[..., Batch], name: str, tokens: int) -> None:
+    model = build_model(study).eval()
+    assert model.encoders[name](rows(5).inputs[name]).tokens.shape[1] == tokens
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(100, 10), (500, 10), (250, 5), (50, 2)])
@@ -47,17 +35,6 @@ def test_ecg_has_16_tokens_at_any_rate(rate: int, seconds: int) -> None:
     inputs = {"signal": torch.randn(1, 2, rate * seconds), "lead_mask": torch.ones(1, 2, dtype=torch.bool)}
     assert encoder.stem(inputs).map.shape[-1] == 50 * seconds
     assert encoder(inputs).tokens.shape == (1, 16, 256)
-
-
-def test_frames_that_are_none_do_not_matter() -> None:
-    encoder = CineCnn(slices=2, dropout=0.0).eval()
-    mask = torch.tensor([[True, True, False], [True, False, True]])
-    video = torch.randn(2, 3, 2, 16, 16)
-    other = video.masked_fill(~mask[:, :, None, None, None], 7.0)
-    one, two = (encoder({"video": x, "frame_mask": mask}) for x in (video, other))
-    assert torch.equal(one.pooled, two.pooled)
-    assert torch.equal(one.token_mask, mask)
-    assert encoder({"video": video.half(), "frame_mask": mask}).pooled.dtype == torch.float32
 
 
 def test_a_gap_repeats_the_last_value_before_it() -> None:
@@ -131,3 +108,22 @@ def test_pickled_or_foreign_weights_are_refused(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConsiliumError, match="cannot be read as a BERT"):
         load_bert(folder)
+
+
+@pytest.mark.parametrize("case", encoder_cases(), ids=lambda case: case.name)
+def test_no_number_where_nothing_was_measured_spoils_nothing(case: Case) -> None:
+    study, model = case.quiet()
+    encoder, given = model.encoders["x"], random_rows(study, 4, dtype=torch.float64).inputs["x"]
+    masks = {"signal": "lead_mask", "values": "observed", "vectors": "mask"}
+    there = {key: given[mask] for key, mask in masks.items() if key in given}
+    if "video" in given:
+        there["video"] = given["frame_mask"][:, :, None] & given["slice_mask"][:, None]
+    spoilt = dict(given)
+    for key, mask in there.items():
+        spoilt[key] = given[key].where(mask.view(*mask.shape, *[1] * (given[key].dim() - mask.dim())), torch.nan)
+    found, expected = encoder(spoilt), encoder(given)
+    assert torch.equal(found.pooled, expected.pooled)
+    assert torch.equal(found.tokens, expected.tokens)
+    if any(True for _ in encoder.parameters()):
+        (found.pooled.sum() + found.tokens.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)

@@ -119,18 +119,6 @@ ROWS: dict[str, Callable[[Numbers, Numbers], float]] = {
 }
 
 
-def efron(scores: Numbers, times: Numbers, events: Sequence[bool]) -> float:
-    """Negative log partial likelihood, tie by tie."""
-    total = 0.0
-    for t in {t for t, e in zip(times, events, strict=True) if e}:
-        at_risk = [math.exp(s) for s, u in zip(scores, times, strict=True) if u >= t]
-        tied = [s for s, u, e in zip(scores, times, events, strict=True) if e and u == t]
-        hazards = sum(math.exp(s) for s in tied)
-        total -= sum(tied)
-        total += sum(math.log(sum(at_risk) - k / len(tied) * hazards) for k in range(len(tied)))
-    return total
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_loss_equals_the_formula_row_by_row(name: str) -> None:
     task = TASKS[name]
@@ -141,38 +129,6 @@ def test_loss_equals_the_formula_row_by_row(name: str) -> None:
     single = head_of(task).loss(z.float(), y.float(), torch.ones_like(y, dtype=torch.bool))
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), loss, rtol=2e-5, atol=2e-5)
-
-
-def test_cox_equals_efrons_formula() -> None:
-    task = TASKS["cox"]
-    z, y = logits_of(task, 60), targets(task, 60)
-    mask = torch.ones_like(y, dtype=torch.bool)
-    mask[::7, 0] = False
-    known = mask.all(1)
-    late = y[:, 0] > 100
-    times, events = y[:, 0].clamp(max=100)[known], ((y[:, 1] > 0) & ~late)[known]
-    terms = head_of(task).loss(z, y, mask)
-    assert float(terms.sum()) == pytest.approx(efron(z[known, 0].tolist(), times.tolist(), events.tolist()), rel=1e-12)
-    assert not terms[~known].any()
-    assert not terms[known][~events].any()
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(head_of(task).loss(z[order], y[order], mask[order]), terms[order])
-
-
-def test_cox_by_hand() -> None:
-    """Three at risk, the first two tied: hazards 1, 2 and 3 give 6 and 6 - 3 / 2 in Efron's denominators."""
-    z = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64).log()
-    y = torch.tensor([[5.0, 1], [5.0, 1], [9.0, 0]], dtype=torch.float64)
-    loss = head_of(TASKS["cox"]).loss(z, y, torch.ones_like(y, dtype=torch.bool)).sum()
-    assert float(loss) == pytest.approx(math.log(6) + math.log(4.5) - math.log(2))
-
-
-def test_cox_without_events_is_0_with_a_graph() -> None:
-    head = head_of(TASKS["cox"], features=3)
-    loss = head.loss(head(FusionOutput(fused=torch.randn(4, 3))), torch.ones(4, 2) * torch.tensor([9.0, 0]), TRUE)
-    loss.sum().backward()
-    assert float(loss.sum().detach()) == 0
-    assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
 
 
 TRUE = torch.ones(4, 2, dtype=torch.bool)
@@ -302,23 +258,6 @@ def test_multiclass_predicts_probabilities() -> None:
     torch.testing.assert_close(head_of(TASKS["multiclass"]).predict(z), torch.tensor(expected, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("bins", "causes"), [(1, 1), (5, 2), (20, 3), (200, 1)])
-def test_untrained_hazards_make_the_risk_one_half(bins: int, causes: int) -> None:
-    fused = FusionOutput(fused=torch.zeros(2, 3))
-    plans = {"hazard": TaskPlan(type="survival", bins=bins)}
-    plans["competing"] = TaskPlan(type="competing", labels=("a", "b", "c")[:causes], bins=bins)
-    for task in plans.values():
-        head = head_of(task, features=3)
-        for parameter in head.parameters():
-            torch.nn.init.zeros_(parameter)
-        risk = head.predict(head(fused))
-        total = risk[:, -1] if task.type == "survival" else risk[:, -1].sum(1)
-        torch.testing.assert_close(total, torch.full((2,), 0.5))
-        if task.type == "competing":
-            torch.testing.assert_close(risk[:, -1], torch.full((2, causes), 0.5 / causes))
-        assert set(head.state_dict()) == {"linear.weight", "linear.bias"}
-
-
 def test_a_fusions_own_logits_pass_unchanged() -> None:
     z = torch.randn(3, 5)
     assert torch.equal(head_of(TASKS["hazard"])(FusionOutput(fused=z)), z)
@@ -336,85 +275,3 @@ def test_each_head_trains_every_tensor(name: str, form: str) -> None:
     head.loss(z, y, torch.ones_like(y, dtype=torch.bool)).sum().backward()
     for path, parameter in head.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-3, path
-
-
-# ---- what maximum likelihood gives, with an intercept only
-
-
-def fit(task: TaskPlan, y: Tensor) -> Tensor:
-    """The intercepts (C,) that maximise the likelihood of the whole cohort."""
-    z = torch.zeros(1, task.outputs, dtype=torch.float64, requires_grad=True)
-    head, mask = head_of(task), torch.ones_like(y, dtype=torch.bool)
-    solver = torch.optim.LBFGS(
-        [z], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = head.loss(z.expand(len(y), -1), y, mask).mean()
-        loss.backward()
-        return loss
-
-    solver.step(closure)
-    return z.detach()
-
-
-def cohort(n: int, *, causes: int, seed: int = 5) -> Tensor:
-    """Weibull times in days, uniform censoring, some followed beyond day 100."""
-    rng = np.random.default_rng(seed)
-    death, leave = 90 * rng.weibull(1.4, n), rng.uniform(5, 200, n)
-    cause = np.where(death <= leave, rng.integers(1, causes + 1, n), 0)
-    return torch.from_numpy(np.stack([np.minimum(death, leave), cause], axis=1))
-
-
-def life_table(y: Tensor, *, causes: int) -> np.ndarray:
-    """Events of each cause over those who entered the bin, counted patient by patient: (5, causes)."""
-    events, entered = np.zeros((5, causes)), np.zeros(5)
-    for time, cause in y.tolist():
-        for k in range(5):
-            if time > 20 * k:
-                entered[k] += 1
-                if cause and time <= 20 * (k + 1):
-                    events[k, int(cause) - 1] += 1
-    return events / entered[:, None]
-
-
-def test_hazards_of_an_intercept_are_the_life_table() -> None:
-    y = cohort(500, causes=1)
-    found = fit(TASKS["hazard"], y).sigmoid()[0].numpy()
-    np.testing.assert_allclose(found, life_table(y, causes=1)[:, 0], atol=1e-7)
-
-
-def test_competing_hazards_of_an_intercept_are_the_life_table() -> None:
-    y = cohort(500, causes=2)
-    z = fit(TASKS["competing"], y)
-    found = z.view(5, 3).softmax(1)[:, 1:].numpy()
-    table = life_table(y, causes=2)
-    np.testing.assert_allclose(found, table, atol=1e-7)
-    survival = np.concatenate([[1.0], np.cumprod(1 - table.sum(1))[:-1]])
-    aalen_johansen = np.cumsum(survival[:, None] * table, axis=0)
-    np.testing.assert_allclose(head_of(TASKS["competing"]).predict(z)[0].numpy(), aalen_johansen, atol=1e-7)
-
-
-def test_weibull_recovers_the_truth() -> None:
-    """Scale 90 days and shape 1.4 from 50,000 censored patients; standard errors are 0.6 % at most."""
-    log_scale, log_shape = fit(TASKS["weibull"], cohort(50_000, causes=1))[0].tolist()
-    assert 100 * math.exp(log_scale) == pytest.approx(90, rel=0.015)
-    assert math.exp(log_shape) == pytest.approx(1.4, rel=0.015)
-
-
-def test_cox_recovers_a_hazard_ratio() -> None:
-    """Exponential times whose hazard a covariate multiplies by exp(0.7 x); standard error 0.03."""
-    rng = np.random.default_rng(8)
-    x = rng.normal(size=1500)
-    death, leave = rng.exponential(80 * np.exp(-0.7 * x)), rng.uniform(5, 200, 1500)
-    y = torch.from_numpy(np.stack([np.minimum(death, leave), death <= leave], axis=1))
-    beta = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    head, mask, z = head_of(TASKS["cox"]), torch.ones_like(y, dtype=torch.bool), torch.from_numpy(x)[:, None]
-    for _ in range(5):  # Newton
-        loss = head.loss(z * beta, y, mask).sum()
-        (slope,) = torch.autograd.grad(loss, beta, create_graph=True)
-        (curve,) = torch.autograd.grad(slope, beta)
-        with torch.no_grad():
-            beta -= slope / curve
-    assert beta.item() == pytest.approx(0.7, abs=0.06)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fl_shared.concepts import concept, names, scale
 from fl_shared.models.encoders import hierarchical_series, medm2t_ecg, sparse_series
-from fl_shared.models.encoders.hierarchical_series import SMALL, ChannelAttention, HierarchicalSeries
+from fl_shared.models.encoders.hierarchical_series import SMALL, HierarchicalSeries
 from fl_shared.models.encoders.medm2t_ecg import Medm2tEcg, Sizes
+from fl_shared.models.encoders.segments import ChannelAttention
 from fl_shared.models.encoders.sparse_series import CUTS, VALUES, SparseSeries
 from fl_shared.study import ModalityPlan, ModelPlan
 

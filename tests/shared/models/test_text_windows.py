@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from fl_shared.errors import ConsiliumError
 from fl_shared.models.build import build_model
-from fl_shared.models.encoders.text_bert import TextBert, byte_bert, load_bert
+from fl_shared.models.encoders.bert import byte_bert, load_bert
+from fl_shared.models.encoders.text_bert import TextBert
 from fl_shared.models.interface import EncoderOutput
 from fl_shared.study import Study
 from fl_shared.text import byte_windows

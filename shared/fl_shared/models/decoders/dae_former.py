@@ -1,6 +1,6 @@
 """DAE-Former's decoder: skip connections by cross attention, blocks and expanding patches.
 
-Azad et al. 2023 (DAE-Former), facts section 2.2. The reference builds a whole decoder step below the last map too and
+Azad et al. 2023 (DAE-Former). The reference builds a whole decoder step below the last map too and
 calls nothing of it but its patch expansion: 18,285,584 of its 48,073,065 parameters (9 classes) are never used. They
 are left out, as are the unused LayerNorms (`fl_shared.models.encoders.dae_blocks`): 29,690,201 remain, which compute
 the same.
@@ -100,7 +100,7 @@ class DaeDecoder(Segmentation):
         return self._cut(logits)
 
 
-@DECODERS.register("dae_former", source="Azad et al. 2023 (DAE-Former); M-PRTM: facts section 2")
+@DECODERS.register("dae_former", source="Azad et al. 2023 (DAE-Former); M-PRTM")
 def build(task: TaskPlan, encoder: StagedEncoder, plan: ModalityPlan) -> DaeDecoder:
     """The decoder of a `DaeFormer`."""
     if not isinstance(encoder, DaeFormer):  # its own decoder: said here for the type

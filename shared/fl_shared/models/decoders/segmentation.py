@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fl_shared.models.interface import Level
 from fl_shared.study import ModalityPlan, TaskPlan
 
-DICE, ENTROPY = 0.6, 0.4  # shares of the loss (DAE-Former's training: facts section 2.2)
+DICE, ENTROPY = 0.6, 0.4  # shares of the loss (DAE-Former's training: Azad et al. 2023)
 SMOOTH = 1.0  # pixels
 
 

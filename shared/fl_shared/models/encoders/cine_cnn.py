@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.encoders.ecg_resnet import norm
+from fl_shared.models.encoders.blocks import norm
 from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import token_mean
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 STEM = 8
@@ -70,34 +71,18 @@ class CineCnn(StagedEncoder):
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """One residual block."""
         h: Tensor = self.stages[index](state.map)
-        there = None if state.mask is None else state.mask[:, :, None, None].expand(-1, -1, *h.shape[3:])
-        level = Level(map=h, vec=_over_frames(h.mean((3, 4)), state.mask), mask=there)
-        return State(map=h, mask=state.mask, done=(*state.done, level))
+        there = state.valid[:, :, None, None].expand(-1, -1, *h.shape[3:])
+        return State(map=h, mask=state.mask, done=(*state.done, Level(map=h, mask=there)))
 
     def finish(self, state: State) -> EncoderOutput:
         """Pool the last map over space."""
-        first, second, third = state.done
         h = F.relu(self.norm(state.map))
-        tokens = torch.cat([h.mean((3, 4)), h.amax((3, 4))], dim=1)
-        mask = state.mask if state.mask is not None else tokens.new_ones(len(tokens), tokens.shape[2]).bool()
-        pooled = _over_frames(tokens, mask)
-        return EncoderOutput(
-            pooled=pooled, tokens=tokens.transpose(1, 2), token_mask=mask, levels=(first, second, third)
-        )
-
-
-def _over_frames(h: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of h (B, C, T) over its true frames -> (B, C); 0 where a row has none."""
-    if mask is None:
-        return h.mean(2)
-    there = mask.to(h.dtype)[:, None]
-    return (h * there).sum(2) / there.sum(2).clamp(min=1)
+        tokens = torch.cat([h.mean((3, 4)), h.amax((3, 4))], dim=1).transpose(1, 2)
+        pooled = token_mean(tokens, state.valid)
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=state.valid, levels=state.done)
 
 
 @ENCODERS.register("cine_cnn", kind="cine", source="He et al. 2016, in space and time")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> CineCnn:
     """The encoder of a cine modality."""
-    encoder = CineCnn(slices=plan.slices, dropout=model.dropout)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(CineCnn(slices=plan.slices, dropout=model.dropout), weights)

@@ -1,7 +1,7 @@
 """Layers of DAE-Former: overlapping patches, and blocks with attention over positions and over channels.
 
-Azad et al. 2023 (DAE-Former: Dual Attention-Guided Efficient Transformer for Medical Image Segmentation), facts
-section 2.2. Everything is (B, frames, h, w, C); frames never see one another. The paper's 1x1 convolutions are linear
+Azad et al. 2023 (DAE-Former: Dual Attention-Guided Efficient Transformer for Medical Image Segmentation).
+Everything is (B, frames, h, w, C); frames never see one another. The paper's 1x1 convolutions are linear
 maps, which is the same. Written from the description; of the reference's parameters those that it never uses are left
 out (two of three LayerNorms of a feed-forward network).
 """

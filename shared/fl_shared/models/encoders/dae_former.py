@@ -1,7 +1,7 @@
 """DAE-Former's encoder for cine CMR: every frame of every slice is an image, and the frames are pooled by attention.
 
-Azad et al. 2023 (DAE-Former), as M-PRTM uses it (facts sections 2.2 and 2.3). M-PRTM describes nothing over time; the
-frame position and the pooling by one query are ours. Trained with the decoder `fl_shared.models.decoders.dae_former`.
+Azad et al. 2023 (DAE-Former), as M-PRTM uses it, which describes nothing over time. Ours: the frame position and the
+pooling by one query. Trained with the decoder `fl_shared.models.decoders.dae_former`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_shared.models.encoders.dae_blocks import DualBlock, PatchEmbedding
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import masked_mean
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 KERNELS, STRIDES = (7, 3, 3), (4, 2, 2)
@@ -54,13 +55,16 @@ class Stage(nn.Module):
 class FramePool(nn.Module):
     """Frames (B, T, C) with their place in the beat, and their mean by the attention of one learned query.
 
-    With one query and one head, query and key projection are one vector.
+    With one query and one head, query and key projection are one vector. Query and places start at 0: the pooled vector
+    is the plain mean where nothing trains them (segmentation does not, and M-PRTM freezes the encoder after it).
     """
 
     def __init__(self, width: int, *, frames: int) -> None:
         super().__init__()
         self.position = nn.Embedding(frames, width)
         self.query = nn.Linear(width, 1, bias=False)
+        for part in (self.position, self.query):
+            vars(part)["initial"] = {"weight": 0.0}
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled (B, C) and tokens (B, T, C); mask (B, T). A row without frames gets finite numbers, of no meaning."""
@@ -106,34 +110,19 @@ class DaeFormer(StagedEncoder):
         """Patches and dual blocks. A cell is valid where its first pixel is: padding is below and to the right."""
         h: Tensor = self.stages[index](state.map.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         step = STRIDES[index]
-        mask = None if state.mask is None else state.mask[:, :, ::step, ::step]
-        level = Level(map=h, vec=masked_mean(h, mask, dims=(2, 3, 4)), mask=mask)
-        return State(map=h, mask=mask, done=(*state.done, level))
+        return state.after(h, state.valid[:, :, ::step, ::step])
 
     def finish(self, state: State) -> EncoderOutput:
         """Mean over slices and space, then attention over the frames."""
-        first, second, third = state.done
-        mask = torch.ones_like(state.map[:, 0], dtype=torch.bool) if state.mask is None else state.mask
         images = torch.unflatten(state.map, 2, (-1, self._slices))
-        valid = torch.unflatten(mask, 1, (-1, self._slices))
-        frames = masked_mean(images, valid, dims=(3, 4, 5)).transpose(1, 2)
+        valid = torch.unflatten(state.valid, 1, (-1, self._slices))
+        frames = masked_mean(images, valid[:, None], (3, 4, 5)).transpose(1, 2)
         token_mask = valid.any(-1).any(-1).any(-1)
         pooled, tokens = self.pool(frames, token_mask)
-        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=token_mask, levels=(first, second, third))
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=token_mask, levels=state.done)
 
 
-def masked_mean(x: Tensor, mask: Tensor | None, *, dims: tuple[int, ...]) -> Tensor:
-    """Mean of x (B, C, *S) over ``dims`` where mask (B, *S) is True; 0 where it nowhere is."""
-    if mask is None:
-        return x.mean(dims)
-    there = mask[:, None].to(x.dtype)
-    return (x * there).sum(dims) / there.sum(dims).clamp(min=1)
-
-
-@ENCODERS.register("dae_former", kind="cine", source="Azad et al. 2023 (DAE-Former); M-PRTM: facts section 2")
+@ENCODERS.register("dae_former", kind="cine", source="Azad et al. 2023 (DAE-Former); M-PRTM")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> DaeFormer:
     """The encoder of a cine modality."""
-    encoder = DaeFormer(size=SIZES[model.preset], frames=plan.frames, slices=plan.slices)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(DaeFormer(size=SIZES[model.preset], frames=plan.frames, slices=plan.slices), weights)

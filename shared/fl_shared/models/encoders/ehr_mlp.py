@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 STAGES = 3
@@ -60,25 +61,19 @@ class EhrMlp(StagedEncoder):
         parts = torch.stack([values, seen, 1 - seen], dim=2)
         batch, fields = observed.shape
         tokens = self.tokens(parts.reshape(batch, 3 * fields, 1))
-        return State(map=tokens.reshape(batch, fields, self.width).transpose(1, 2), mask=None)
+        return State(map=tokens.reshape(batch, fields, self.width).transpose(1, 2))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """One mixer block."""
-        h: Tensor = self.stages[index](state.map.transpose(1, 2)).transpose(1, 2)
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
+        return state.after(self.stages[index](state.map.transpose(1, 2)).transpose(1, 2))
 
     def finish(self, state: State) -> EncoderOutput:
         """A token a field."""
-        first, second, third = state.done
         tokens = self.norm(state.map.transpose(1, 2))
-        mask = tokens.new_ones(tokens.shape[:2]).bool()
-        return EncoderOutput(pooled=tokens.mean(1), tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=tokens.mean(1), tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
 @ENCODERS.register("ehr_mlp", kind="table", source="Gorishniy et al. 2021; Tolstikhin et al. 2021")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> EhrMlp:
     """The encoder of a table modality."""
-    encoder = EhrMlp(fields=len(plan.fields), width=model.width, dropout=model.dropout)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(EhrMlp(fields=len(plan.fields), width=model.width, dropout=model.dropout), weights)

@@ -1,7 +1,7 @@
-"""Vectors that another model computed (slices of a CT, visits of a record), as they are: facts section 4.
+"""Vectors that another model computed (slices of a CT, visits of a record), as they are.
 
-The encoder has no parameters: concatenation then fuses the raw vectors, as published, and where a fusion wants its own
-width the adapters project. For the same reason there is no norm.
+Cross-modal alignment for time-to-event reads such. The encoder has no parameters: concatenation then fuses the raw
+vectors, as there, and where a fusion wants its own width the adapters project. For the same reason there is no norm.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import token_mean
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 STAGES = 3
@@ -39,33 +40,18 @@ class Embedding(StagedEncoder):
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """The map as it is."""
-        level = Level(map=state.map, vec=_mean(state), mask=state.mask)
-        return State(map=state.map, mask=state.mask, done=(*state.done, level))
+        return state.after(state.map, state.mask)
 
     def finish(self, state: State) -> EncoderOutput:
         """The vectors and their mean; 0 for a row without any."""
         tokens = state.map.transpose(1, 2)
-        return EncoderOutput(pooled=_mean(state), tokens=tokens, token_mask=_mask(state), levels=state.done)
+        pooled = token_mean(tokens, state.valid)
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=state.valid, levels=state.done)
 
 
-def _mask(state: State) -> Tensor:
-    if state.mask is None:
-        raise ValueError("an embedding needs a mask")
-    return state.mask
-
-
-def _mean(state: State) -> Tensor:
-    """(B, features)."""
-    there = _mask(state)[:, None].to(state.map.dtype)
-    return (state.map * there).sum(2) / there.sum(2).clamp(min=1)
-
-
-@ENCODERS.register("embedding", kind="embedding", source="Cross-modal alignment for time-to-event: facts section 4")
+@ENCODERS.register("embedding", kind="embedding", source="Cross-modal alignment for time-to-event")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> Embedding:
     """The encoder of an embedding modality."""
     if plan.features is None:  # the study's own check; said here for the type
         raise ValueError("an embedding needs its features")
-    encoder = Embedding(features=plan.features)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(Embedding(features=plan.features), weights)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.encoders.ecg_resnet import ResidualBlock, norm
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.encoders.blocks import norm, residual_stages
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 STEM = 64
@@ -35,29 +36,23 @@ class EventsCnn(StagedEncoder):
     def __init__(self, *, fields: int, dropout: float) -> None:
         super().__init__()
         self.conv = nn.Conv1d(2 * fields, STEM, 3, padding=1)
-        inputs = (STEM, *CHANNELS[:-1])
-        self.stages = nn.ModuleList(ResidualBlock(i, o, dropout=dropout) for i, o in zip(inputs, CHANNELS, strict=True))
+        self.stages = residual_stages(STEM, CHANNELS, dropout=dropout)
         self.norm = norm(CHANNELS[-1])
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
         """Values carried forward, and what was observed."""
-        values, observed = inputs["values"], inputs["observed"]
-        carried = carry_forward(values, observed)
-        return State(map=self.conv(torch.cat([carried, observed.to(values.dtype)], dim=2).transpose(1, 2)), mask=None)
+        return State(map=self.conv(carried_and_observed(inputs)))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """One residual block, half as many steps."""
-        h: Tensor = self.stages[index](state.map)
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
+        return state.after(self.stages[index](state.map))
 
     def finish(self, state: State) -> EncoderOutput:
         """Each step of the last map is a token."""
-        first, second, third = state.done
         h = F.relu(self.norm(state.map))
         tokens = torch.cat([h, F.max_pool1d(h, 3, stride=1, padding=1)], dim=1).transpose(1, 2)
         pooled = torch.cat([h.mean(-1), h.amax(-1)], dim=1)
-        mask = tokens.new_ones(tokens.shape[:2]).bool()
-        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
 def carry_forward(values: Tensor, observed: Tensor) -> Tensor:
@@ -65,13 +60,16 @@ def carry_forward(values: Tensor, observed: Tensor) -> Tensor:
     bins = torch.arange(values.shape[1], device=values.device)[None, :, None]
     last = torch.where(observed, bins, -1).cummax(dim=1).values
     carried = values.gather(1, last.clamp(min=0))
-    return torch.where(last >= 0, carried, torch.zeros_like(carried))
+    return torch.where(last >= 0, carried, 0.0)
+
+
+def carried_and_observed(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Values carried forward, and beside them what was observed (B, 2 fields, bins)."""
+    values, observed = inputs["values"], inputs["observed"]
+    return torch.cat([carry_forward(values, observed), observed.to(values.dtype)], dim=2).transpose(1, 2)
 
 
 @ENCODERS.register("events_cnn", kind="events", source="He et al. 2016; Lipton et al. 2016 (missingness)")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> EventsCnn:
     """The encoder of an events modality."""
-    encoder = EventsCnn(fields=len(plan.fields), dropout=model.dropout)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(EventsCnn(fields=len(plan.fields), dropout=model.dropout), weights)

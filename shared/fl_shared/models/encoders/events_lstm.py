@@ -1,7 +1,7 @@
-"""MedFuse's encoder of irregular events: two LSTM layers over the bins (Hayat et al. 2022: facts section 5.2).
+"""MedFuse's encoder of irregular events: two LSTM layers over the bins (Hayat et al. 2022).
 
 A bin without a value repeats the last one before it, beside a flag that says whether it was observed. 868,352
-parameters at 38 fields (76 inputs), as published. Its levels are the inputs and the two layers.
+parameters at 38 fields (76 inputs), as many as in the paper's layers. Its levels are the inputs and the two layers.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from fl_shared.models.encoders.events_cnn import carry_forward
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.encoders.events_cnn import carried_and_observed
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.recurrent import Lstm
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 PAPER_WIDTH = 256
@@ -37,31 +37,23 @@ class EventsLstm(StagedEncoder):
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
         """Values carried forward, and what was observed."""
-        values, observed = inputs["values"], inputs["observed"]
-        x = torch.cat([carry_forward(values, observed), observed.to(values.dtype)], dim=2)
-        return State(map=x.transpose(1, 2), mask=None)
+        return State(map=carried_and_observed(inputs))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """The inputs as they are (stage 0), then a layer each."""
-        h = state.map
-        if index > 0:
-            h = self.layers[index - 1](h.transpose(1, 2)).transpose(1, 2)
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
+        if index == 0:
+            return state.after(state.map)
+        return state.after(self.layers[index - 1](state.map.transpose(1, 2)).transpose(1, 2))
 
     def finish(self, state: State) -> EncoderOutput:
         """The last layer's states."""
-        first, second, third = state.done
         tokens = state.map.transpose(1, 2)
-        mask = tokens.new_ones(tokens.shape[:2]).bool()
         pooled = self.dropout(tokens[:, -1])
-        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
-@ENCODERS.register("events_lstm", kind="events", source="Hayat et al. 2022, MedFuse: facts section 5.2")
+@ENCODERS.register("events_lstm", kind="events", source="Hayat et al. 2022 (MedFuse)")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> EventsLstm:
     """The encoder of an events modality; as wide as the model in the small preset."""
     width = PAPER_WIDTH if model.preset == "paper" else model.width
-    encoder = EventsLstm(fields=len(plan.fields), width=width, dropout=model.dropout)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(EventsLstm(fields=len(plan.fields), width=width, dropout=model.dropout), weights)

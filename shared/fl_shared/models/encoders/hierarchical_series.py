@@ -1,4 +1,4 @@
-"""MedM2T's Hierarchical Time-Aware Fusion for dense series: short segments, then all of them (facts section 3.1).
+"""MedM2T's Hierarchical Time-Aware Fusion for dense series: short segments, then all of them (arXiv v2).
 
 Micro: attention between channels, then a residual network and an MLP on each of up to 24 overlapping segments, of two
 lengths side by side. Macro: a residual network over the segments' vectors in order of time. All segments of a patient
@@ -16,28 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.attention import attend, masked_mean
-from fl_shared.models.encoders.ecg_resnet import norm
+from fl_shared.models.encoders.blocks import SeriesBlock, norm
 from fl_shared.models.encoders.events_cnn import carry_forward
-from fl_shared.models.encoders.medm2t_ecg import SeriesBlock
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.encoders.segments import KERNEL, ChannelAttention, Scale, SegmentNetwork
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 SEGMENTS = 24  # at most
 SHORTEST = 12  # bins of a short segment
-KERNEL = 3
-ATTENTION_WIDTH, ATTENTION_HEADS = 8, 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Segments of one length: features a step, channels of the two blocks, width of the vector."""
-
-    features: int
-    channels: tuple[int, int]
-    width: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,63 +50,6 @@ SMALL = Sizes(
     macro=32,
     width=48,
 )
-
-
-class ChannelAttention(nn.Module):
-    """values, fresh, seen (B, F, L) -> (B, features, L): at every step, the channels seen so far ask one another.
-
-    A channel is its token plus what it finds, 0 before its first value. A key and a value of zeros stand beside the
-    channels, so that one alone still has a choice. Convolutions of one step stand for linear maps: with L F places, the
-    ghost norm of a linear map takes (L F)^2 numbers a patient.
-    """
-
-    def __init__(self, *, channels: int, features: int) -> None:
-        super().__init__()
-        width = ATTENTION_WIDTH
-        # Grouped: each channel has its own map of its value, of whether it was measured at this step, and of 1.
-        self.tokens = nn.Conv1d(3 * channels, channels * width, 1, groups=channels, bias=False)
-        self.query = nn.Conv1d(width, width, 1)
-        self.key = nn.Conv1d(width, width, 1, bias=False)
-        self.value = nn.Conv1d(width, width, 1)
-        self.out = nn.Conv1d(channels * width, features, 1)
-
-    def forward(self, values: Tensor, fresh: Tensor, seen: Tensor) -> Tensor:
-        """Attention folds the steps into the batch: it has no parameters."""
-        rows, channels, steps = values.shape
-        parts = torch.stack([values, fresh.to(values.dtype), seen.to(values.dtype)], dim=2).flatten(1, 2)
-        tokens = self.tokens(parts).unflatten(1, (channels, -1)).permute(0, 2, 3, 1)  # (B, d, L, F)
-        query, key, value = (
-            f(tokens.flatten(2)).transpose(1, 2).reshape(rows * steps, channels, -1)
-            for f in (self.query, self.key, self.value)
-        )
-        key, value = (F.pad(x, (0, 0, 1, 0)) for x in (key, value))
-        there = seen.transpose(1, 2)
-        mask = F.pad(there.reshape(rows * steps, channels), (1, 0), value=True)
-        found = attend(query, key, value, mask, heads=ATTENTION_HEADS).view(rows, steps, channels, -1)
-        found = (found + tokens.permute(0, 2, 3, 1)) * there[..., None].to(found.dtype)
-        mixed: Tensor = self.out(found.flatten(2).transpose(1, 2))
-        return mixed
-
-
-class SegmentNetwork(nn.Module):
-    """x (B, features, N, w) -> a vector a segment (B, N, width)."""
-
-    def __init__(self, scale: Scale, *, steps: int, dropout: float) -> None:
-        super().__init__()
-        first, last = scale.channels
-        self.conv = nn.Conv2d(scale.features, first, (1, KERNEL), padding=(0, KERNEL // 2), bias=False)
-        self.block1 = SeriesBlock(first, first, kernel=KERNEL, stride=1, dropout=dropout)
-        self.block2 = SeriesBlock(first, last, kernel=KERNEL, stride=2, dropout=dropout)
-        self.norm1 = norm(last)
-        self.mlp = nn.Linear(last * -(-steps // 2), scale.width)
-        self.norm2 = nn.LayerNorm(scale.width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Every segment by the same network."""
-        h = self.dropout(F.relu(self.norm1(self.block2(self.block1(self.conv(x))))))
-        found: Tensor = self.dropout(F.relu(self.norm2(self.mlp(h.transpose(1, 2).flatten(2)))))
-        return found
 
 
 class HierarchicalSeries(StagedEncoder):
@@ -160,9 +91,7 @@ class HierarchicalSeries(StagedEncoder):
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """Micro: steps to segments; macro: segments, at last half as many."""
-        if state.mask is None:
-            raise ValueError("a series needs a mask")
-        h, mask = state.map, state.mask
+        h, mask = state.map, state.valid
         if index == 0:
             each = zip(self.micro, torch.split(h, list(self.features), dim=1), self.segments, strict=True)
             h = torch.cat([network(x[:, :, at]) for network, x, at in each], dim=2).transpose(1, 2)
@@ -173,19 +102,13 @@ class HierarchicalSeries(StagedEncoder):
         else:
             h = self.macro[1](h[:, :, None])[:, :, 0]
             mask = F.max_pool1d(mask.to(h.dtype), 2, ceil_mode=True) > 0
-        level = Level(map=h, vec=masked_mean(h.transpose(1, 2), mask), mask=mask)
-        return State(map=h, mask=mask, done=(*state.done, level))
+        return state.after(h, mask)
 
     def finish(self, state: State) -> EncoderOutput:
         """The MLP's vector and each step of the last map."""
-        if state.mask is None:
-            raise ValueError("a series needs a mask")
-        first, second, third = state.done
         steps = self.dropout(F.relu(self.norm1(state.map))).transpose(1, 2)
         pooled = self.dropout(F.relu(self.norm2(self.mlp(steps.flatten(1)))))
-        return EncoderOutput(
-            pooled=pooled, tokens=self.token(steps), token_mask=state.mask, levels=(first, second, third)
-        )
+        return EncoderOutput(pooled=pooled, tokens=self.token(steps), token_mask=state.valid, levels=state.done)
 
 
 def _segments(bins: int) -> tuple[list[list[int]], list[list[int]]]:
@@ -208,6 +131,4 @@ def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> Hierarc
     """The encoder of an events modality whose fields are measured often."""
     sizes = PAPER if model.preset == "paper" else SMALL
     encoder = HierarchicalSeries(fields=len(plan.fields), bins=plan.bins, sizes=sizes, dropout=model.dropout)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(encoder, weights)

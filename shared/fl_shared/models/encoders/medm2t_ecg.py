@@ -1,4 +1,4 @@
-"""MedM2T's ECG encoder: a residual network and an MLP over its flattened map (MedM2T, table B1: facts section 3.1).
+"""MedM2T's ECG encoder: a residual network and an MLP over its flattened map (MedM2T, arXiv v2, table B1).
 
 The network is that of Ribeiro et al. 2020 (Automatic diagnosis of the 12-lead ECG using a deep neural network, fig. 3),
 written as pre-activation blocks; GroupNorm and LayerNorm stand where it has BatchNorm, which mixes patients. Paper
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.encoders.ecg_resnet import GAIN, norm
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.encoders.blocks import SeriesBlock, norm
+from fl_shared.models.encoders.ecg_resnet import GAIN
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 RATE = 125.0  # Hz after the first convolution; the paper's records have it
@@ -36,31 +38,6 @@ class Sizes:
 
     channels: tuple[int, int, int, int, int]
     dropout: float
-
-
-class SeriesBlock(nn.Module):
-    """x (B, C_in, R, S) -> (B, C_out, R, ceil(S / stride)): R series of a patient, each by itself.
-
-    The skip has a convolution only where the number of channels changes.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, kernel: int, stride: int, dropout: float) -> None:
-        super().__init__()
-        size, pad = (1, kernel), (0, kernel // 2)
-        self.stride = stride
-        self.norm1 = norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, size, padding=pad, bias=False)
-        self.norm2 = norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, size, stride=(1, stride), padding=pad, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One block."""
-        h = self.conv1(self.dropout(F.relu(self.norm1(x))))
-        h = self.conv2(self.dropout(F.relu(self.norm2(h))))
-        found: Tensor = h + self.skip(F.max_pool2d(x, (1, self.stride), ceil_mode=True))
-        return found
 
 
 class Medm2tEcg(StagedEncoder):
@@ -89,24 +66,21 @@ class Medm2tEcg(StagedEncoder):
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
         """Missing leads are read as 0; the offset of a lead carries no diagnosis and is removed."""
         signal = torch.where(inputs["lead_mask"][:, :, None], inputs["signal"], 0.0)
-        return State(map=self.conv(GAIN * (signal - signal.mean(-1, keepdim=True))), mask=None)
+        return State(map=self.conv(GAIN * (signal - signal.mean(-1, keepdim=True))))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """One or two residual blocks."""
         h = state.map[:, :, None]
         for block in STAGES[index]:
             h = self.blocks[block](h)
-        h = h[:, :, 0]
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
+        return state.after(h[:, :, 0])
 
     def finish(self, state: State) -> EncoderOutput:
         """The MLP's vector; tokens are what it reads, in stretches of as many numbers."""
-        first, second, third = state.done
         steps = F.adaptive_avg_pool1d(self.dropout(F.relu(self.norm(state.map))), STEPS).transpose(1, 2)
         pooled = self.dropout(F.relu(self.mlp_norm(self.mlp(steps.flatten(1)))))
         tokens = steps.reshape(len(steps), STEPS // JOINED, self.width)
-        mask = tokens.new_ones(tokens.shape[:2]).bool()
-        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
 @ENCODERS.register("medm2t_ecg", kind="waveform", source="MedM2T, ECG signal; Ribeiro et al. 2020")
@@ -116,7 +90,5 @@ def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> Medm2tE
         raise ValueError("a waveform needs a rate")
     paper = Sizes(channels=(64, 128, 196, 256, 320), dropout=DROPOUT)
     small = Sizes(channels=(16, 24, 32, 40, 48), dropout=model.dropout)
-    encoder = Medm2tEcg(leads=len(plan.leads), rate=plan.rate, sizes=paper if model.preset == "paper" else small)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    sizes = paper if model.preset == "paper" else small
+    return loaded(Medm2tEcg(leads=len(plan.leads), rate=plan.rate, sizes=sizes), weights)

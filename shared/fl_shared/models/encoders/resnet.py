@@ -1,8 +1,8 @@
 """2-D residual networks for single images: ResNet-34 and ResNet-50 with GroupNorm.
 
-He et al. 2016 (Deep Residual Learning, table 1), as MedFuse and DrFuse read radiographs (facts section 5); BatchNorm
-would mix patients. 21,284,672 and 23,508,032 parameters, as published without the classifier. The stride of a
-bottleneck is in its 3 x 3 convolution, as libraries have it today. MONAI's ResNet (1.6.1) keeps BatchNorm inside its
+He et al. 2016 (Deep Residual Learning, table 1), as MedFuse (Hayat et al. 2022) and DrFuse read radiographs; BatchNorm
+would mix patients. 21,284,672 and 23,508,032 parameters, as many as in that table without the classifier. The stride of
+a bottleneck is in its 3 x 3 convolution, as libraries have it today. MONAI's ResNet (1.6.1) keeps BatchNorm inside its
 blocks whatever norm it is given and adds in place, which the hooks of per-patient gradients forbid; it is the oracle.
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.encoders.ecg_resnet import norm
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.encoders.blocks import norm
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 COLOURS = 3  # the published stem reads colour images: grey is repeated
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class ResNet(StagedEncoder):
-    """``pixels`` (B, size, size) -> a token a position of the last of four maps; pooled is their mean.
+    """``pixels`` (B, 1, size, size) -> a token a position of the last of four maps; pooled is their mean.
 
     A side of the last map is a 32nd of the image's (a 16th where the stem does not pool). The levels are the last three
     stages.
@@ -112,38 +112,29 @@ class ResNet(StagedEncoder):
             inputs = outputs
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
-        """Grey in three like colours; a channel of its own in the input is allowed."""
-        pixels = inputs["pixels"].to(self.entry.conv.weight.dtype)
-        grey = pixels.reshape(len(pixels), 1, *pixels.shape[-2:])
+        """Grey in three like colours."""
+        grey = inputs["pixels"].to(self.entry.conv.weight.dtype)
         h = F.relu(self.entry(grey.expand(-1, COLOURS, -1, -1)))
-        return State(map=F.max_pool2d(h, 3, stride=2, padding=1) if self._pool else h, mask=None)
+        return State(map=F.max_pool2d(h, 3, stride=2, padding=1) if self._pool else h)
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """Its residual blocks."""
-        h: Tensor = self.stages[index](state.map)
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean((2, 3)))))
+        return state.after(self.stages[index](state.map))
 
     def finish(self, state: State) -> EncoderOutput:
         """Positions row by row."""
         tokens = state.map.flatten(2).transpose(1, 2)
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return EncoderOutput(pooled=tokens.mean(1), tokens=tokens, token_mask=mask, levels=state.done[-3:])
+        pooled = tokens.mean(1)
+        return EncoderOutput(pooled=pooled, tokens=tokens, token_mask=all_valid(tokens), levels=state.done[-3:])
 
 
-def _build(name: str, model: ModelPlan, weights: Path | None) -> ResNet:
-    encoder = ResNet(SHAPES[name][model.preset])
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
-
-
-@ENCODERS.register("resnet34", kind="image", source="He et al. 2016; MedFuse: facts section 5.2")
+@ENCODERS.register("resnet34", kind="image", source="He et al. 2016; Hayat et al. 2022 (MedFuse)")
 def build_34(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> ResNet:
     """The encoder of an image modality."""
-    return _build("resnet34", model, weights)
+    return loaded(ResNet(SHAPES["resnet34"][model.preset]), weights)
 
 
-@ENCODERS.register("resnet50", kind="image", source="He et al. 2016; DrFuse: facts section 5.4")
+@ENCODERS.register("resnet50", kind="image", source="He et al. 2016; DrFuse")
 def build_50(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> ResNet:
     """The encoder of an image modality."""
-    return _build("resnet50", model, weights)
+    return loaded(ResNet(SHAPES["resnet50"][model.preset]), weights)

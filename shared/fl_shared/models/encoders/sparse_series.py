@@ -1,4 +1,4 @@
-"""MedM2T's Sparse Time Series Encoder: measurements as tokens, cumulative windows, a BiLSTM (facts section 3.1).
+"""MedM2T's Sparse Time Series Encoder: measurements as tokens, cumulative windows, a BiLSTM (arXiv v2).
 
 The paper cuts values at percentiles of patients' means; here the cuts are fixed places on the concept's own scale, so
 that nothing is fitted. Published sizes of the BiLSTM: 3,153,920 parameters (E = 512), 790,528 (256), 198,656 (128).
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.recurrent import Lstm
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 WINDOWS = 24  # at most; the paper's vital signs have as many
@@ -99,19 +100,16 @@ class SparseSeries(StagedEncoder):
 
     def stem(self, inputs: Mapping[str, Tensor]) -> State:
         """The windows' vectors (B, E, W)."""
-        return State(map=self.norm(self.windows(inputs["values"], inputs["observed"])).transpose(1, 2), mask=None)
+        return State(map=self.norm(self.windows(inputs["values"], inputs["observed"])).transpose(1, 2))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """A layer of the BiLSTM; at last the MLP."""
-        h: Tensor = self.stages[index](state.map.transpose(1, 2)).transpose(1, 2)
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
+        return state.after(self.stages[index](state.map.transpose(1, 2)).transpose(1, 2))
 
     def finish(self, state: State) -> EncoderOutput:
         """A token a window; as in the paper, the last one has read all forwards, but only itself backwards."""
-        first, second, third = state.done
         tokens = state.map.transpose(1, 2)
-        mask = tokens.new_ones(tokens.shape[:2]).bool()
-        return EncoderOutput(pooled=tokens[:, -1], tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=tokens[:, -1], tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
 def _ids(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,6 +125,4 @@ def _ids(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> SparseSeries:
     """The encoder of an events modality; E is the model's width, the paper's dropout half of the fusion's."""
     encoder = SparseSeries(fields=len(plan.fields), bins=plan.bins, width=model.width, dropout=model.dropout / 2)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(encoder, weights)

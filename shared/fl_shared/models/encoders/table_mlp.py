@@ -1,7 +1,7 @@
 """The numeric MLP of M-PRTM, which MedM2T's static MLP resembles: Linear, ReLU, Dropout, Linear.
 
-152,320 parameters at 20 fields (40 inputs: a value and a flag each), as published. MedM2T normalises its hidden layers
-over the batch; here nothing is normalised.
+152,320 parameters at 20 fields (40 inputs: a value and a flag each), as in M-PRTM's layers. MedM2T normalises its
+hidden layers over the batch; here nothing is normalised.
 
 One vector would be a single key to an attention. So the tokens are what each block of hidden units adds to the result:
 the second map reads one block at a time, and since it is linear, the mean of the tokens is the vector that the plain
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.interface import EncoderOutput, Level, StagedEncoder, State
+from fl_shared.models.interface import EncoderOutput, StagedEncoder, State
 from fl_shared.models.registry import ENCODERS
-from fl_shared.models.weights import load_into
+from fl_shared.models.tokens import all_valid
+from fl_shared.models.weights import loaded
 from fl_shared.study import ModalityPlan, ModelPlan
 
 TOKENS = 8
@@ -42,7 +43,7 @@ class TableMlp(StagedEncoder):
         observed = inputs["observed"]
         values = torch.where(observed, inputs["values"], 0.0)
         pairs = torch.stack([values, observed.to(values.dtype)], dim=2)
-        return State(map=_spread(pairs), mask=None)
+        return State(map=_spread(pairs))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """The inputs as they are (stage 0), the hidden layer, the result."""
@@ -51,14 +52,12 @@ class TableMlp(StagedEncoder):
             h = _spread(self.dropout(F.relu(self.hidden(h.mean(-1))))[:, :, None])
         elif index == 2:
             h = self.out(h.transpose(1, 2)).transpose(1, 2)
-        return State(map=h, mask=None, done=(*state.done, Level(map=h, vec=h.mean(-1))))
+        return state.after(h)
 
     def finish(self, state: State) -> EncoderOutput:
         """A token a block of hidden units."""
-        first, second, third = state.done
         tokens = state.map.transpose(1, 2)
-        mask = tokens.new_ones(tokens.shape[:2]).bool()
-        return EncoderOutput(pooled=tokens.mean(1), tokens=tokens, token_mask=mask, levels=(first, second, third))
+        return EncoderOutput(pooled=tokens.mean(1), tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
 def _spread(parts: Tensor) -> Tensor:
@@ -73,11 +72,8 @@ def _spread(parts: Tensor) -> Tensor:
     return parts.flatten(1)[:, :, None] * (blocks * own)
 
 
-@ENCODERS.register("table_mlp", kind="table", source="M-PRTM: facts section 2.4; MedM2T: facts section 3.1")
+@ENCODERS.register("table_mlp", kind="table", source="M-PRTM; MedM2T (static data)")
 def build(plan: ModalityPlan, model: ModelPlan, weights: Path | None) -> TableMlp:
     """The encoder of a table modality; as wide as the model in the small preset."""
     width = PAPER_WIDTH if model.preset == "paper" else model.width
-    encoder = TableMlp(fields=len(plan.fields), width=width, dropout=model.dropout)
-    if weights is not None:
-        load_into(encoder, weights)
-    return encoder
+    return loaded(TableMlp(fields=len(plan.fields), width=width, dropout=model.dropout), weights)

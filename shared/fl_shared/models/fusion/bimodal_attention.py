@@ -1,4 +1,4 @@
-"""MedM2T's fusion: a shared encoder, bi-modal attention over every pair of modalities, a decoder (facts section 3.1).
+"""MedM2T's fusion (arXiv v2): a shared encoder, bi-modal attention over every pair of modalities, a decoder.
 
 The paper's attention asks one vector with one vector: a softmax over a single key, which is 1 whatever is asked. Here
 tokens ask tokens. The released code also attends across patients and adds one direction to itself: neither is done.
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.attention import attend, masked_mean
+from fl_shared.models.attention import attend
 from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec
 from fl_shared.models.registry import FUSIONS
+from fl_shared.models.tokens import learned_tokens, token_mean
 
 EPSILON = 1e-6
 
@@ -60,8 +61,8 @@ class BimodalPair(nn.Module):
 
     def forward(self, a: Tensor, a_mask: Tensor, b: Tensor, b_mask: Tensor) -> Tensor:
         """a (B, 1 + T, E), b (B, 1 + S, E): the none token first, as in the masks; only the others ask."""
-        ahead = masked_mean(self.ahead(a[:, 1:], b, b_mask), a_mask[:, 1:])
-        back = masked_mean(self.back(b[:, 1:], a, a_mask), b_mask[:, 1:])
+        ahead = token_mean(self.ahead(a[:, 1:], b, b_mask), a_mask[:, 1:])
+        back = token_mean(self.back(b[:, 1:], a, a_mask), b_mask[:, 1:])
         return ahead + back
 
 
@@ -111,10 +112,9 @@ class BimodalAttentionFusion(Fusion):
 
         What is not valid is replaced before, so that whatever it holds cannot matter.
         """
-        first = present[self.modalities[0]]
-        ids = torch.arange(len(self.modalities), device=first.device).expand(len(first), -1).contiguous()
+        nones = torch.split(learned_tokens(self.none, present[self.modalities[0]]), 1, dim=1)
         parts, masks = [], {}
-        for m, none in zip(self.modalities, self.none(ids).split(1, dim=1), strict=True):
+        for m, none in zip(self.modalities, nones, strict=True):
             valid = outputs[m].token_mask & present[m][:, None]
             pooled = torch.where(present[m][:, None, None], outputs[m].pooled[:, None], none)
             parts += [pooled, none, torch.where(valid[..., None], outputs[m].tokens, 0.0)]

@@ -1,4 +1,4 @@
-"""Guided co-attention: one modality asks, the others answer (cross-modal alignment: facts section 4)."""
+"""Guided co-attention: one modality asks, the others answer (cross-modal alignment for time-to-event)."""
 
 from __future__ import annotations
 

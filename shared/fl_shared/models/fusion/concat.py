@@ -1,4 +1,4 @@
-"""Concatenation of the encoders' pooled vectors: the baseline of cross-modal alignment (facts section 4)."""
+"""Concatenation of the encoders' pooled vectors: the baseline of cross-modal alignment for time-to-event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ class ConcatFusion(Fusion):
 
     needs = frozenset({"pooled"})
     native_missing = False
-    projects = False
 
     def __init__(self, spec: FusionSpec) -> None:
         super().__init__()
@@ -28,7 +27,9 @@ class ConcatFusion(Fusion):
         return FusionOutput(fused=torch.cat([outputs[m].pooled for m in self.modalities], dim=1))
 
 
-@FUSIONS.register("concat", source="Cross-modal alignment for time-to-event; MedFuse's early and joint baselines")
+@FUSIONS.register(
+    "concat", source="Cross-modal alignment for time-to-event; MedFuse's early and joint baselines", projects=False
+)
 def build(spec: FusionSpec) -> ConcatFusion:
     """The fusion of the study's modalities."""
     return ConcatFusion(spec)

@@ -1,4 +1,4 @@
-"""Contrastive alignment of modalities in two steps (cross-modal alignment: facts section 4).
+"""Contrastive alignment of modalities in two steps (cross-modal alignment for time-to-event).
 
 Step 1 (objective ``contrastive``) brings the projections of a patient's modalities together by symmetric InfoNCE
 (van den Oord et al. 2018, eq. 4; both directions as in Radford et al. 2021, section 2.3); step 2 trains heads on them.

@@ -1,4 +1,4 @@
-"""Pairwise cross-attention between the tokens of modalities (cross-modal alignment: facts section 4).
+"""Pairwise cross-attention between the tokens of modalities (cross-modal alignment for time-to-event).
 
 The paper averages an image's slices to one vector and so attends to a single key, which ignores the query. Here the
 tokens are kept, and an encoder with only one is met by `PairAttention`'s zero key.

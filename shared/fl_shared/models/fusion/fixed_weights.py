@@ -1,4 +1,4 @@
-"""M-PRTM's ablation: modalities weighed by set shares instead of attention (facts section 2.4; 50/25/25)."""
+"""M-PRTM's ablation: modalities weighed by set shares instead of attention (50, 25 and 25 %)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from fl_shared.models.registry import FUSIONS
 
 
 class FixedWeightsFusion(Fusion):
-    """Weighted sum of pooled vectors, then residual blocks -> fused (B, d).
-
-    ``weights["modalities"]`` (B, M): the shares, renormalised over the modalities present.
-    """
+    """Sum of pooled vectors by their shares, renormalised over those present, then blocks -> fused (B, d)."""
 
     needs = frozenset({"pooled"})
     native_missing = True
@@ -36,7 +33,7 @@ class FixedWeightsFusion(Fusion):
         there = torch.stack([present[m] for m in self.modalities], dim=1)
         weights = pooled.new_tensor(self._shares) * there
         weights = weights / weights.sum(1, keepdim=True)
-        return FusionOutput(fused=self.blocks((pooled * weights[..., None]).sum(1)), weights={"modalities": weights})
+        return FusionOutput(fused=self.blocks((pooled * weights[..., None]).sum(1)))
 
 
 @FUSIONS.register("fixed_weights", source="M-PRTM, ablation with fixed weights", native_missing=True)

@@ -5,7 +5,7 @@ logistic meta-learner over a modality's levels), ``cross`` (cross-attention betw
 modalities) and, by the tasks themselves, ``final`` (logistic stacking of them all). In between ``choose`` fills
 ``importance``. Every stack is linear in logits, which suits each type of task.
 
-The paper has two modalities and leaves widths, pooling and absence open: those are choices made here.
+The paper has two modalities and leaves widths, pooling and absence open. Ours: all three, and more modalities by pairs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class LevelGuidedFusion(Fusion):
 
     needs = frozenset({"levels"})
     native_missing = True
-    projects = False  # a level has its own map to d; the encoders' last outputs are not read
     predicts = True
     importance: Tensor
     fixed: Tensor
@@ -141,7 +140,8 @@ def _pick(levels: Sequence[LevelOutput], number: Tensor) -> LevelOutput:
     )
 
 
-@FUSIONS.register("level_guided", source="LeMoF, modules 1 and 2: facts section 6", native_missing=True)
+# not projected: a level has its own map to d, and the encoders' last outputs are not read
+@FUSIONS.register("level_guided", source="LeMoF, modules 1 and 2", native_missing=True, projects=False)
 def build(spec: FusionSpec) -> LevelGuidedFusion:
     """The fusion of the study's modalities.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_shared.models.interface import Level
+from fl_shared.models.tokens import token_mean
 
 TOKENS = 16
 GRID = {2: (4, 4), 3: (4, 2, 2), 4: (2, 2, 2, 2)}  # parts along each dimension of a map
@@ -45,14 +46,8 @@ class LevelPredictor(nn.Module):
         """One level of the rows that are there (B,)."""
         pooled, mask = pool(level, there)
         tokens = self.norm(self.linear(pooled))
-        mean = masked_mean(tokens, mask)
+        mean = token_mean(tokens, mask)
         return LevelOutput(tokens=tokens, mask=mask, logits={task: head(mean) for task, head in self.heads.items()})
-
-
-def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Mean (B, d) of the valid tokens (B, T, d); 0 where a row has none."""
-    valid = mask.to(tokens.dtype)[:, :, None]
-    return (tokens * valid).sum(1) / valid.sum(1).clamp(min=1)
 
 
 def pool(level: Level, there: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
-"""MedFuse's fusion: an LSTM reads one vector a modality (Hayat et al. 2022: facts section 5.2).
+"""MedFuse's fusion: an LSTM reads one vector a modality (Hayat et al. 2022).
 
 The present modalities are read in the study's order; an absent one is no step, so that the sequence is shorter. The
-state is twice as wide as the vectors: 256 -> 512 with 1,576,960 parameters, as published.
+state is twice as wide as the vectors: 256 -> 512 with 1,576,960 parameters, as many as in the paper's layers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LstmFusion(Fusion):
         return FusionOutput(fused=self.lstm.last(self.lstm(x, mask)))
 
 
-@FUSIONS.register("lstm", source="Hayat et al. 2022, MedFuse: facts section 5.2", native_missing=True)
+@FUSIONS.register("lstm", source="Hayat et al. 2022 (MedFuse)", native_missing=True)
 def build(spec: FusionSpec) -> LstmFusion:
     """The fusion of the study's modalities."""
     return LstmFusion(modalities=spec.modalities, width=spec.model.width)

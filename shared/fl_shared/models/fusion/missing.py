@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec, Level
+from fl_shared.models.tokens import learned_tokens
 
 
 class MissingAdapter(Fusion):
@@ -31,7 +32,7 @@ class MissingAdapter(Fusion):
 
     def __init__(self, fusion: Fusion, spec: FusionSpec) -> None:
         super().__init__()
-        self.needs, self.projects, self.predicts = fusion.needs, fusion.projects, fusion.predicts
+        self.needs, self.predicts = fusion.needs, fusion.predicts
         self.out_features = fusion.out_features
         self.fusion = fusion
         learned = spec.modalities if spec.model.missing == "learned" else ()
@@ -67,7 +68,7 @@ class MissingAdapter(Fusion):
         if "levels" not in self.needs:
             return levels
         if modality not in self.levels:
-            vectors = [torch.zeros_like(level.vec) for level in levels]
+            vectors = [level.map.new_zeros(level.map.shape[:2]) for level in levels]
         else:
             vectors = [_read(table, there) for table in cast(nn.ModuleList, self.levels[modality])]
         return tuple(_fill_level(level, v, there) for level, v in zip(levels, vectors, strict=True))
@@ -78,12 +79,10 @@ def _fill_level(level: Level, vector: Tensor, there: Tensor) -> Level:
     rows = there.view(-1, 1, *space)
     return Level(
         map=torch.where(rows, level.map, vector.view(*vector.shape, *space)),
-        vec=torch.where(there[:, None], level.vec, vector),
         mask=None if level.mask is None else level.mask | ~rows[:, 0],
     )
 
 
 def _read(table: nn.Module, there: Tensor) -> Tensor:
-    """The vector of a table of one, for every row (B, d): per-patient gradients need an id a row."""
-    vector: Tensor = table(torch.zeros(len(there), 1, dtype=torch.int64, device=there.device))
-    return vector[:, 0]
+    """The vector of a table of one, for every row (B, d)."""
+    return learned_tokens(cast(nn.Embedding, table), there)[:, 0]

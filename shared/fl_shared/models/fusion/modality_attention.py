@@ -1,7 +1,8 @@
-"""M-PRTM's fusion: self-attention over one vector a modality (facts section 2.4).
+"""M-PRTM's fusion: self-attention over one vector a modality.
 
 Every modality's pooled vector gives a query, a key and a value; two residual blocks follow (the paper's figure), and
-the mean over the modalities that are present. Heads, depth and norms are unstated there: one layer, ``model.heads``.
+the mean over the modalities that are present. Heads, depth and norms are unstated there. Ours: one layer,
+``model.heads``, norms as below.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.attention import attend, masked_mean, shares
+from fl_shared.models.attention import attend
 from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec
 from fl_shared.models.registry import FUSIONS
+from fl_shared.models.tokens import learned_tokens, token_mean
 
 BLOCKS = 2
 
@@ -36,7 +38,7 @@ class ResidualBlock(nn.Module):
 
 
 class ModalityAttentionFusion(Fusion):
-    """One token a modality -> fused (B, d); ``weights["modalities"]`` (B, M) sums to 1 over the present ones.
+    """One token a modality -> fused (B, d).
 
     An absent modality is masked as a key and left out of the mean. In a row with one modality the softmax over its
     single key is 1: there is nothing else to weigh, and its own vector passes by the residual.
@@ -60,15 +62,12 @@ class ModalityAttentionFusion(Fusion):
         self.blocks = nn.Sequential(*(ResidualBlock(width=width, dropout=spec.model.dropout) for _ in range(BLOCKS)))
 
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
-        """The weights are what a modality receives: mean over heads and over the present modalities that ask."""
+        """Attend, blocks, mean over the present modalities."""
         mask = torch.stack([present[m] for m in self.modalities], dim=1)
-        ids = torch.arange(len(self.modalities), device=mask.device).expand(len(mask), -1).contiguous()
-        x = torch.stack([outputs[m].pooled for m in self.modalities], dim=1) + self.marks(ids)
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        x = self.norm(x + self.dropout(self.out(attend(q, k, v, mask, heads=self.heads))))
-        fused = masked_mean(self.blocks(x), mask)
-        weights = masked_mean(shares(q.detach(), k.detach(), mask, heads=self.heads), mask)
-        return FusionOutput(fused=fused, weights={"modalities": weights})
+        x = torch.stack([outputs[m].pooled for m in self.modalities], dim=1) + learned_tokens(self.marks, mask)
+        found = attend(self.query(x), self.key(x), self.value(x), mask, heads=self.heads)
+        x = self.norm(x + self.dropout(self.out(found)))
+        return FusionOutput(fused=token_mean(self.blocks(x), mask))
 
 
 @FUSIONS.register("modality_attention", source="M-PRTM, self-attention over modalities", native_missing=True)

@@ -7,9 +7,10 @@ from itertools import combinations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
-from fl_shared.models.fusion.level_predictor import LevelOutput, masked_mean
+from fl_shared.models.attention import attend
+from fl_shared.models.fusion.level_predictor import LevelOutput
+from fl_shared.models.tokens import learned_tokens, token_mean
 
 
 class PairwiseAttention(nn.Module):
@@ -39,25 +40,18 @@ class PairwiseAttention(nn.Module):
         self, chosen: Mapping[str, LevelOutput], present: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What each pair found and whether it is incomplete, and omega2 of each task."""
-        first = next(iter(present.values()))
-        ids = torch.arange(len(chosen), device=first.device).expand(len(first), -1).contiguous()
-        rests = dict(zip(chosen, self.rest(ids).split(1, dim=1), strict=True))
-        asked = {m: torch.cat([rests[m], best.tokens], dim=1) for m, best in chosen.items()}
-        q = {m: self._split(self.query[m](best.tokens)) for m, best in chosen.items()}
-        k = {m: self._split(self.key[m](x)) for m, x in asked.items()}
-        v = {m: self._split(self.value[m](x)) for m, x in asked.items()}
+        rests = torch.split(learned_tokens(self.rest, next(iter(present.values()))), 1, dim=1)
+        asked = {m: torch.cat([rest, chosen[m].tokens], dim=1) for m, rest in zip(chosen, rests, strict=True)}
+        q = {m: self.query[m](best.tokens) for m, best in chosen.items()}
+        k = {m: self.key[m](x) for m, x in asked.items()}
+        v = {m: self.value[m](x) for m, x in asked.items()}
         found = []
         for one, other in self.pairs:
             both = (present[one] & present[other])[:, None]
             for asks, told in ((one, other), (other, one)):
                 mask = torch.cat([torch.ones_like(both), chosen[told].mask], dim=1)
-                h = scaled_dot_product_attention(q[asks], k[told], v[told], attn_mask=mask[:, None, None, :])
-                mean = masked_mean(h.transpose(1, 2).flatten(2), chosen[asks].mask)
+                mean = token_mean(attend(q[asks], k[told], v[told], mask, heads=self.heads), chosen[asks].mask)
                 found.append(torch.where(both, self.dropout(mean), 0.0))
             found.append((~both).to(mean.dtype))
         fused = torch.cat(found, dim=1)
         return fused, {task: out(fused) for task, out in self.out.items()}
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, T, d) -> (B, heads, T, d / heads)."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)

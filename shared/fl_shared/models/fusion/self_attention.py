@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fl_shared.models.attention import attend
 from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec
 from fl_shared.models.registry import FUSIONS
+from fl_shared.models.tokens import learned_tokens
 
 
 class AttentionLayer(nn.Module):
@@ -37,18 +39,10 @@ class AttentionLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, rows: int) -> Tensor:
         """Attend to the valid tokens; mask (B, T)."""
         h = self.norm1(x)
-        q, k, v = (self._split(t) for t in self._project(h, rows))
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        x = x[:, :rows] + self.dropout(self.out(h.transpose(1, 2).flatten(2)))
+        h = attend(self.query(h[:, :rows]), self.key(h), self.value(h), mask, heads=self.heads)
+        x = x[:, :rows] + self.dropout(self.out(h))
         found: Tensor = x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
         return found
-
-    def _split(self, x: Tensor) -> Tensor:
-        """(B, T, d) -> (B, heads, T, d / heads)."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-
-    def _project(self, h: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.query(h[:, :rows]), self.key(h), self.value(h)
 
 
 class SelfAttentionFusion(Fusion):
@@ -68,8 +62,7 @@ class SelfAttentionFusion(Fusion):
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
         """The last layer computes only the readout row, which is all that is read."""
         first = present[self.modalities[0]]
-        ids = torch.arange(1 + len(self.modalities), device=first.device).expand(len(first), -1).contiguous()
-        readout, *marks = self.marks(ids).split(1, dim=1)
+        readout, *marks = torch.split(learned_tokens(self.marks, first), 1, dim=1)
         there = torch.stack([present[m] for m in self.modalities], dim=1).to(readout.dtype)[:, :, None]
         pooled = torch.stack([outputs[m].pooled for m in self.modalities], dim=1)
         readout = readout + ((pooled * there).sum(1) / there.sum(1))[:, None]

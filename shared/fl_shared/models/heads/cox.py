@@ -1,7 +1,7 @@
 """Cox survival head: a log relative hazard, trained by the partial likelihood of the batch.
 
 Each event is compared with the patients of its batch who were still at risk, so a row's loss depends on other rows:
-no per-patient gradient exists and privacy refuses it (facts section 0.8). Ties as Efron (1977).
+no per-patient gradient exists and privacy refuses it. Ties as Efron (1977).
 """
 
 from __future__ import annotations

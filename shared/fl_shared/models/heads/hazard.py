@@ -1,8 +1,8 @@
 """Survival head in discrete time: a logistic regression of dying within each bin, given that one lived to see it.
 
 NLL of a patient whose time falls into bin b, logits z, h = sigmoid(z): the sum over k < b of -log(1 - h_k), then
--log h_b for an event, -log(1 - h_b) for a censored patient, who so counts as having survived the bin (facts section
-1.6; Gensheimer and Narasimhan 2019). Who is followed beyond the horizon survives every bin.
+-log h_b for an event, -log(1 - h_b) for a censored patient, who so counts as having survived the bin
+(Gensheimer and Narasimhan 2019). Who is followed beyond the horizon survives every bin.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class HazardHead(TaskHead):
         return -F.logsigmoid(-logits).cumsum(1).expm1()
 
 
-@HEADS.register("survival_hazard", kind="survival_hazard", source="discrete-time hazards: facts section 1.6")
+@HEADS.register("survival_hazard", kind="survival_hazard", source="Gensheimer and Narasimhan 2019")
 def build(task: TaskPlan, features: int | None, model: ModelPlan) -> HazardHead:
     """The head of a task."""
     return HazardHead(task, features=features, model=model)

@@ -2,8 +2,8 @@
 
 ``mse`` and ``huber`` (which turns linear at 1) judge z against (y - offset) / scale, so y is predicted as
 offset + scale z. ``msle`` judges log(1 + y) in y's own unit. Its prediction is scale exp(z), never negative, whose
-log(1 + .) is softplus(z + log scale): finite wherever z is (exponential link: TPC, facts section 6). ``offset`` has
-no part in it: z = 0 stands for ``scale`` itself.
+log(1 + .) is softplus(z + log scale): finite wherever z is (exponential link: TPC, Rocheteau et al. 2021). ``offset``
+has no part in it: z = 0 stands for ``scale`` itself.
 """
 
 from __future__ import annotations

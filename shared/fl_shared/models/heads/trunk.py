@@ -17,7 +17,8 @@ DROPOUT = 0.2
 class TaskHead(nn.Module):
     """fused (B, D) -> logits (B, `TaskPlan.outputs`); losses and predictions are the subclasses'.
 
-    ``mlp`` is D -> D/2 -> D/4 -> outputs with LayerNorm, ReLU and dropout (cross-modal alignment: facts section 4).
+    ``mlp`` is D -> D/2 -> D/4 -> outputs with LayerNorm, ReLU and dropout (widths scaled to the input: cross-modal
+    alignment for time-to-event; LayerNorm is ours).
 
     Args:
         task: the outcome.

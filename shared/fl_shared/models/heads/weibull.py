@@ -1,7 +1,7 @@
 """Weibull survival head: each patient's own scale and shape.
 
 With u = time / horizon, scale L and shape p, the cumulative hazard is H = (u / L)^p, log S = -H and
-log f = log p + p (log u - log L) - log u - H (facts section 1.6). The density is that of u: other units shift the loss
+log f = log p + p (log u - log L) - log u - H. The density is that of u: other units shift the loss
 by a constant. Follow-up ends at the horizon.
 """
 
@@ -62,7 +62,7 @@ def _exp(x: Tensor) -> Tensor:
     )
 
 
-@HEADS.register("survival_weibull", kind="survival_weibull", source="censored Weibull likelihood: facts section 1.6")
+@HEADS.register("survival_weibull", kind="survival_weibull", source="censored Weibull likelihood")
 def build(task: TaskPlan, features: int | None, model: ModelPlan) -> WeibullHead:
     """The head of a task."""
     return WeibullHead(task, features=features, model=model)

@@ -66,12 +66,13 @@ def refuses(study: Any) -> str:
 LEMOF = System(
     name="lemof",
     title="LeMoF",
-    source="LeMoF (ECG + EHR, length of stay): facts section 6",
+    source="LeMoF (ECG + EHR, length of stay)",
     kinds=("waveform", "table"),
     tasks=("length of stay above a threshold",),
     fusions=("level_guided",),
     small={"width": 32, "heads": 4},
     paper={"width": 128, "heads": 4},
     phases=phases,
+    objectives={"level_guided": ("levels", "meta", "choose", "cross")},
     refuses=refuses,
 )

@@ -38,7 +38,7 @@ def phases(outline: Outline) -> tuple[Phase, ...]:
 M_PRTM = System(
     name="m_prtm",
     title="M-PRTM",
-    source="M-PRTM (heart failure, CMR + text + numbers): facts section 2",
+    source="M-PRTM (heart failure, CMR + text + numbers)",
     kinds=("cine", "table", "text"),
     tasks=("death", "cause of death", "MACCE", "days to rehospitalisation", "follow-up", "fibrosis", "risk timeline"),
     fusions=("modality_attention", "fixed_weights"),

@@ -6,37 +6,17 @@ together (the paper's code does this supervised; a published summary that says s
 
 from __future__ import annotations
 
-from fl_shared.models.systems.system import Outline, Phase, System
-
-
-def phases(outline: Outline) -> tuple[Phase, ...]:
-    """Each modality alone, then all together."""
-    return (
-        Phase(
-            name="unimodal",
-            share=0.4,
-            does="Each encoder with heads of its own on the patients who have the modality (MedM2T, section 3).",
-            objective="unimodal",
-            trains=("encoders", "adapters", *outline.lone_heads()),
-        ),
-        Phase(
-            name="fusion",
-            share=0.6,
-            does="Everything together, nothing frozen (MedM2T, section 3).",
-            trains=("encoders", "adapters", "fusion", *outline.heads()),
-        ),
-    )
-
+from fl_shared.models.systems.system import System, alone_then_together
 
 MEDM2T = System(
     name="medm2t",
     title="MedM2T",
-    source="MedM2T, arXiv v2: facts section 3",
+    source="MedM2T, arXiv v2",
     kinds=("waveform", "events", "table", "text"),
     tasks=("cardiovascular disease in 90 days", "in-hospital death", "length of stay"),
     fusions=("bimodal_attention",),
     encoders={"waveform": "medm2t_ecg", "events": "sparse_series", "table": "table_mlp"},
     small={"width": 32, "heads": 4},
     paper={"width": 512, "heads": 64, "dropout": 0.1},
-    phases=phases,
+    phases=alone_then_together,
 )

@@ -16,6 +16,7 @@ from fl_shared.models.systems.tte_alignment import TTE_ALIGNMENT
 SYSTEMS: Mapping[str, System] = {
     system.name: system for system in (ATTENTION, M_PRTM, MEDM2T, TTE_ALIGNMENT, MEDFUSE, LEMOF)
 }
+MOST_ROUNDS = 10_000  # of a study; more is left for validation to refuse
 USUAL_ENCODERS: Mapping[str, str] = {
     "cine": "cine_cnn",
     "embedding": "embedding",
@@ -92,19 +93,19 @@ def _with_encoder(plan: Any, system: System) -> Any:
     return plan if encoder is None else {**plan, "encoder": encoder}
 
 
-def _outline(modalities: Mapping[str, Any], tasks: Mapping[str, Any], model: Mapping[str, Any]) -> Outline:
+def _outline(modalities: Mapping[str, Any], tasks: Mapping[str, Any], model: dict[str, Any]) -> Outline:
     plans = {str(name): plan if isinstance(plan, Mapping) else {} for name, plan in modalities.items()}
     return Outline(
         kinds={name: str(plan.get("kind")) for name, plan in plans.items()},
         weights=frozenset(name for name, plan in plans.items() if plan.get("weights") is not None),
         tasks={str(name): str(plan.get("type")) for name, plan in tasks.items() if isinstance(plan, Mapping)},
-        model=model,
+        model=model | {"levels": levels if isinstance(levels := model.get("levels"), Mapping) else {}},
     )
 
 
 def _phases(phases: Sequence[Phase], rounds: Any) -> list[dict[str, Any]]:
     """Each phase with its rounds: at least one, the rest by share (largest remainder)."""
-    total = rounds if isinstance(rounds, int) else len(phases)
+    total = rounds if isinstance(rounds, int) and rounds <= MOST_ROUNDS else len(phases)
     free = max(total - len(phases), 0)
     exact = [free * phase.share / sum(p.share for p in phases) for phase in phases]
     given = [int(part) for part in exact]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+OBJECTIVES = ("tasks", "segmentation", "unimodal", "masked")
 EVERYTHING = ("encoders", "adapters", "fusion", "heads")
 
 
@@ -61,6 +62,24 @@ def one_phase(outline: Outline) -> tuple[Phase, ...]:
     return (Phase(name="training", share=1.0, does="Encoders, fusion and heads together, on the study's tasks."),)
 
 
+def alone_then_together(outline: Outline) -> tuple[Phase, ...]:
+    """Each encoder with heads of its own, then everything from there: MedFuse (Hayat et al. 2022) and MedM2T."""
+    alone = Phase(
+        name="unimodal",
+        share=0.4,
+        does="Each encoder with heads of its own, on the patients who have the modality.",
+        objective="unimodal",
+        trains=("encoders", "adapters", *outline.lone_heads()),
+    )
+    together = Phase(
+        name="fusion",
+        share=0.6,
+        does="Everything together from the pretrained encoders, nothing frozen.",
+        trains=("encoders", "adapters", "fusion", *outline.heads()),
+    )
+    return alone, together
+
+
 def never(study: Any) -> str:
     """Nothing speaks against privacy."""
     return ""
@@ -81,6 +100,7 @@ class System:
         small: ``[model]`` of the preset for CPUs and small cohorts.
         paper: ``[model]`` of the published sizes.
         phases: outline of a study -> phases, in order.
+        objectives: fusion -> what it can be trained for besides `OBJECTIVES`.
         refuses: study -> why it cannot be trained with patient-level privacy ("" when it can).
     """
 
@@ -94,4 +114,5 @@ class System:
     paper: Mapping[str, Any]
     encoders: Mapping[str, str] = field(default_factory=dict)
     phases: Callable[[Outline], tuple[Phase, ...]] = one_phase
+    objectives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refuses: Callable[[Any], str] = never

@@ -42,12 +42,13 @@ def refuses(study: Any) -> str:
 TTE_ALIGNMENT = System(
     name="tte_alignment",
     title="Cross-modal alignment for time-to-event",
-    source="Cross-modal alignment for time-to-event (CT + EHR): facts section 4",
+    source="Cross-modal alignment for time-to-event (CT + EHR)",
     kinds=("embedding", "table"),
     tasks=("time to pulmonary embolism or MACE",),
     fusions=("cross_attention", "co_attention", "contrastive", "concat"),
     small={"width": 32, "heads": 4, "head": "mlp"},
     paper={"width": 256, "heads": 4, "head": "mlp", "dropout": 0.2},
     phases=phases,
+    objectives={"contrastive": ("contrastive",)},
     refuses=refuses,
 )
