@@ -49,6 +49,8 @@ class TaskPlan(Section):
             raise ValueError("a segmentation task names its 'modality', other tasks have none. Correct this.")
         if self.weights and len(self.weights) != self.outputs:
             raise ValueError(f"'weights' has {len(self.weights)} numbers for {self.outputs} outputs. Give one each.")
+        if self.weights and (min(self.weights) < 0 or not any(self.weights)):
+            raise ValueError("'weights' are 0 or more, and not all 0. Correct them.")
         if self.weights and self.type in ("regression", *TIMED):
             raise ValueError(f"a {self.type} task has no 'weights' of classes. Remove them.")
         if self.offset and self.loss == "msle":

@@ -1,7 +1,9 @@
-"""Every system on the SYNTHETIC cohort: pooled, federated, and each site alone, judged at the site that never trained.
+"""Every system on the SYNTHETIC cohort: pooled, federated, and each site alone; AUROC of death within a year.
 
-No privacy. The oracle is the AUROC of the true risk against the drawn outcome: more than any reader of the files can
-know. The sites are those of `fl-sites synthesize` (the last one is external); without --sites they are drawn first.
+Judged on the held-out patients of all training sites together (internal) and at the site that never trained (external).
+No privacy. The oracle is the AUROC of the true risk against the drawn outcome on the same samples: more than any reader
+of the files can know. The sites are those of `fl-sites synthesize`, the external one is called delta; without --sites
+they are drawn first.
 
     python tests/benchmarks/synthetic_systems.py --sites DIR --systems attention,medfuse --seeds 1
 """
@@ -9,7 +11,6 @@ know. The sites are those of `fl-sites synthesize` (the last one is external); w
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import tempfile
 import time
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from fl_client.data.cohort import Cohort
 from fl_client.data.load import load_cohort
 from fl_client.training.loop import Trainer
 from fl_server.aggregation import aggregate, weighted_mean
+from fl_shared.metrics.discrimination import auroc
 from fl_shared.models.build import build_model, select
 from fl_shared.models.systems import SYSTEMS
 from fl_shared.site import Site, load_site
@@ -104,8 +107,8 @@ def trained(study: Study, cohorts: Mapping[str, Cohort], scratch: Path) -> Mappi
     return {n: a for n, a in model.items() if study.is_shared(n) or study.is_local(n)}
 
 
-def external(study: Study, arrays: Mapping[str, Any], cohort: Cohort, scratch: Path) -> float:
-    """AUROC of death at the external site, from all modalities."""
+def judged(study: Study, arrays: Mapping[str, Any], cohort: Cohort, scratch: Path) -> float:
+    """AUROC of death from all modalities: held-out patients of a training site, all of an external one."""
     rows, _ = Trainer(study=study, site=site_at(scratch, cohort.site), cohort=cohort).evaluate(arrays=arrays)
     found = next(r.value for r in rows if r.metric == "auroc" and r.modalities == "all")
     return float("nan") if found is None else found
@@ -113,33 +116,39 @@ def external(study: Study, arrays: Mapping[str, Any], cohort: Cohort, scratch: P
 
 def compare(
     system: str, cohorts: Mapping[str, Cohort], *, seed: int, modalities: Sequence[str], **training: Any
-) -> dict[str, float]:
-    """External AUROC by who trained."""
+) -> dict[str, tuple[float, float]]:
+    """Internal and external AUROC by who trained."""
     *train, outside = cohorts
-    found = {}
     groups = {POOLED: (POOLED,), "federated": tuple(train), **{f"only {name}": (name,) for name in train}}
     known = {**cohorts, POOLED: together([cohorts[name] for name in train])}
+    studies = {}
     for who, members in groups.items():
         ids = {name: known[name].patient_ids for name in (*members, outside)}
         study = make_study(system, ids, seed=seed, modalities=modalities, **training)
-        held = {name: int((~known[name].held_out).sum()) for name in members}
-        sites = {n: p.model_copy(update={"patients": held.get(n, 0)}) for n, p in study.sites.items()}
-        study = study.model_copy(update={"sites": sites})
-        if who == POOLED:  # as many patients a step as the federation's sites together
-            plan = study.training.model_copy(update={"batch": study.training.batch * len(train)})
-            study = study.model_copy(update={"training": plan})
+        sites = {
+            name: plan.model_copy(update={"patients": int((~known[name].held_out).sum())} if name in members else {})
+            for name, plan in study.sites.items()
+        }
+        batch = study.training.batch * (len(train) if who == POOLED else 1)  # as many patients a step as all sites
+        plan = study.training.model_copy(update={"batch": batch})
+        studies[who] = study.model_copy(update={"sites": sites, "training": plan})
+    found = {}
+    for who, study in studies.items():
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             arrays = trained(study, known, Path(folder))
-            found[who] = external(study, arrays, cohorts[outside], Path(folder))
-        print(f"{system:14} seed {seed} {who:12} {found[who]:.3f}  {time.monotonic() - began:5.0f} s", flush=True)
+            both = [judged(studies[POOLED], arrays, known[name], Path(folder)) for name in (POOLED, outside)]
+        found[who] = (both[0], both[1])
+        seconds = time.monotonic() - began
+        print(f"{system:14} seed {seed} {who:12} {both[0]:.3f}  {both[1]:.3f}  {seconds:5.0f} s", flush=True)
     return found
 
 
-def oracle(sites: Path, name: str) -> float:
-    """AUROC of the true risk of death at a site."""
-    rows = json.loads((sites / "truth" / "oracle.json").read_text())["oracle"]
-    return float(next(r["auroc"] for r in rows if (r["site"], r["task"], r["patients"]) == (name, "death", "all")))
+def oracle(sites: Path, names: Sequence[str], *, held_out: bool) -> float:
+    """AUROC of the true risk of death: held-out samples of the sites together, or all."""
+    truth = pd.concat([pd.read_csv(sites / "truth" / f"{name}.csv") for name in names])
+    truth = truth[truth["held_out"] == 1] if held_out else truth
+    return auroc(truth["risk_death"].to_numpy(), truth["death"].to_numpy())
 
 
 def main() -> None:
@@ -148,7 +157,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=600, help="of each drawn site")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--modalities", default=",".join(MODALITIES))
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seeds", default="1")
@@ -165,8 +174,8 @@ def main() -> None:
         plan = {name: [str(k) for k in range(100)] for name in names}  # only read with it
         study = make_study("attention", plan, seed=0, modalities=modalities, rounds=1, steps=1)
         cohorts = {name: load_cohort(load_site(sites / name), study)[0] for name in names}
-        best = oracle(sites, names[-1])
-        print(f"external {names[-1]}: oracle {best:.3f}, {len(cohorts[names[-1]])} samples", flush=True)
+        inside, outside = oracle(sites, names[:-1], held_out=True), oracle(sites, names[-1:], held_out=False)
+        print(f"{'':14} {'':6} {'':12} internal external\n{'oracle':34} {inside:.3f}  {outside:.3f}", flush=True)
         for system in args.systems.split(","):
             found = [
                 compare(
@@ -175,9 +184,9 @@ def main() -> None:
                 )
                 for seed in args.seeds.split(",")
             ]  # fmt: skip
-            means = {who: float(np.mean([f[who] for f in found])) for who in found[0]}
-            told = "  ".join(f"{who} {value:.3f}" for who, value in means.items())
-            print(f"{system:14} mean of {len(found)}: {told}  oracle - pooled {best - means[POOLED]:.3f}", flush=True)
+            for who in found[0]:
+                mean = np.mean([f[who] for f in found], axis=0)
+                print(f"{system:14} mean of {len(found)} {who:12} {mean[0]:.3f}  {mean[1]:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ DRAWN = {"tasks": {"scar": SCAR}, "modalities": {"cine": CINE}}
         (
             {"training": {"phases": [{**phase("tasks"), "trains": []}]}},
             "training.phases.0.trains",
-            "it names nothing. List some of: encoders",
+            "it names nothing",
         ),
         ({"training": {"phases": [phase("tasks", "cine")]}}, "training.phases.0.trains.0", "should match pattern"),
         (
@@ -118,6 +118,8 @@ DRAWN = {"tasks": {"scar": SCAR}, "modalities": {"cine": CINE}}
         ({"tasks": {"scar": SCAR}}, "tasks.scar.modality", "no cine modality"),
         ({"tasks": {"scar": {**SCAR, "modality": "ecg"}}}, "tasks.scar.modality", "'ecg': no cine modality"),
         ({"tasks": {"death": {"type": "binary", "weights": [1.0, 2.0]}}}, "tasks.death", "2 numbers for 1 outputs"),
+        ({"tasks": {"death": {"type": "binary", "weights": [0.0]}}}, "tasks.death", "not all 0"),
+        ({"tasks": {"death": {"type": "binary", "weights": [-1.0]}}}, "tasks.death", "0 or more"),
         (
             {"tasks": {"why": {"type": "multiclass", "labels": ["a", "b", "c"], "weights": [1.0]}}},
             "tasks.why",

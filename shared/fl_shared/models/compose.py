@@ -10,7 +10,7 @@ from torch import nn
 from fl_shared.models import parts  # noqa: F401 - they register themselves
 from fl_shared.models.fusion.missing import MissingAdapter
 from fl_shared.models.interface import Fusion, FusionSpec, StagedEncoder
-from fl_shared.models.lora import add_lora
+from fl_shared.models.lora import LAYERS, add_lora
 from fl_shared.models.masked import SERIES, MaskedSeries
 from fl_shared.models.model import MASKED, UNIMODAL, MultimodalModel
 from fl_shared.models.registry import DECODERS, ENCODERS, FUSIONS, HEADS
@@ -28,9 +28,12 @@ def compose(study: Study, weights: Mapping[str, Path]) -> MultimodalModel:
     for name, plan in study.modalities.items():
         entry = ENCODERS.get(plan.encoder or plan.kind, key=f"modalities.{name}.encoder", kind=plan.kind)
         encoders[name] = entry.build(plan, study.model, find(plan, weights))
-        if study.training.encoders == "adapters":
+    if study.training.encoders == "adapters":
+        named = {name: str(plan.encoder) for name, plan in study.modalities.items()}
+        # what cannot be adapted stays frozen, beside at least one encoder that can
+        for name in [name for name, encoder in named.items() if encoder in LAYERS] or named:
             key = f"modalities.{name}.encoder"
-            add_lora(encoders[name], name=entry.name, key=key, rank=study.model.lora_rank)
+            add_lora(encoders[name], name=named[name], key=key, rank=study.model.lora_rank)
     fused = {name: task for name, task in study.tasks.items() if task.modality is None}
     fusion, widths = _fusion(study, encoders, tasks={name: task.outputs for name, task in fused.items()})
     features = None if fusion.predicts else fusion.out_features

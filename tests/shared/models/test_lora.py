@@ -190,12 +190,14 @@ def test_pretrained_weights_come_first_and_adapters_start_from_them(plan: Plan, 
 
 
 @pytest.mark.parametrize(("kind", "encoder"), [("waveform", "ecg_resnet"), ("image", "resnet34")])
-def test_an_encoder_without_linear_maps_is_refused(plan: Plan, kind: str, encoder: str) -> None:
+def test_an_encoder_without_linear_maps_stays_frozen_but_not_alone(plan: Plan, kind: str, encoder: str) -> None:
     other: Plan = {"kind": kind, "encoder": encoder}
     if kind == "waveform":
         other |= {"leads": ["I"], "rate": 100, "seconds": 2}
+    beside = build_model(adapted(plan, text=PLANS["text"], other=other))
+    assert beside.constant_encoders() == ("other",)
     with pytest.raises(ConsiliumError) as refused:
-        build_model(adapted(plan, text=PLANS["text"], other=other))
+        build_model(adapted(plan, other=other))
     assert refused.value.code == ExitCode.STUDY
     (fault,) = refused.value.faults
     assert (fault.key, fault.value) == ("modalities.other.encoder", encoder)
