@@ -368,7 +368,10 @@ def command(written: Path, tmp_path: Path, *options: str, mode: str = "none", ro
     study = [str(sites / "study.toml"), "--modality", "ehr", "--out", str(tmp_path / "out"), "--rounds", str(rounds)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(program + study + [*options], env=environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        program + study + [*options], env=environment, stdout=pipe, stderr=pipe, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    )  # fmt: skip
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:

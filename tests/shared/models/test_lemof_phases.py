@@ -128,5 +128,5 @@ def test_fixed_levels_are_used_and_no_choice_is_made(plan: dict[str, Any]) -> No
     fusion = build_model(study).fusion
     assert isinstance(fusion, LevelGuidedFusion)
     assert fusion.best_levels().tolist() == [2, 1, 0, 1, 2]
-    with pytest.raises(ValueError, match="'choose' releases"):
+    with pytest.raises(ValueError, match="best level is a release of its own"):
         study_of(plan, levels={"ecg": 1}, private=True)
