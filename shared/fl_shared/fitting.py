@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from fl_shared.errors import Fault, nearest
 from fl_shared.models.systems import SYSTEMS
 from fl_shared.models.systems.system import OBJECTIVES
-from fl_shared.plans import PhasePlan
+from fl_shared.plans import SERIES, PhasePlan
 
 if TYPE_CHECKING:
     from fl_shared.study import Study
 
-SERIES = ("waveform", "events")
 CHOOSE = "choose"
 
 

@@ -16,6 +16,7 @@ Provenance = Literal["public", "disjoint", "dp", "local"]
 
 Part = Annotated[str, StringConstraints(pattern=r"^(encoders|adapters|fusion|heads)(\.[a-z][a-z0-9_@]*)*$")]
 PARTS = ("encoders", "adapters", "fusion", "heads")
+SERIES = ("waveform", "events")  # kinds that masked modelling reads
 
 
 class SitePlan(Section):

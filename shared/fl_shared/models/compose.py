@@ -11,10 +11,11 @@ from fl_shared.models import parts  # noqa: F401 - they register themselves
 from fl_shared.models.fusion.missing import MissingAdapter
 from fl_shared.models.interface import Fusion, FusionSpec, StagedEncoder
 from fl_shared.models.lora import LAYERS, add_lora
-from fl_shared.models.masked import SERIES, MaskedSeries
+from fl_shared.models.masked import MaskedSeries
 from fl_shared.models.model import MASKED, UNIMODAL, MultimodalModel
 from fl_shared.models.registry import DECODERS, ENCODERS, FUSIONS, HEADS
 from fl_shared.models.weights import find
+from fl_shared.plans import SERIES
 from fl_shared.study import Study
 
 

@@ -17,7 +17,6 @@ from fl_shared.models.tokens import masked_mean
 from fl_shared.study import ModalityPlan
 
 PARTS, HIDDEN = 20, 6  # equal parts of a series, at most, and how many of them are hidden in each row
-SERIES = ("waveform", "events")
 
 
 class MaskedSeries(nn.Module):

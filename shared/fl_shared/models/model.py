@@ -19,7 +19,8 @@ from fl_shared.models.interface import (
     StagedEncoder,
     each_tensor,
 )
-from fl_shared.models.masked import SERIES, MaskedSeries
+from fl_shared.models.masked import MaskedSeries
+from fl_shared.plans import SERIES
 from fl_shared.study import Study
 
 TASKS, SEGMENTATION, UNIMODAL, MASKED, CHOOSE = "tasks", "segmentation", "unimodal", "masked", "choose"

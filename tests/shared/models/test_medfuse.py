@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 import torch
+from single_patients import clipped_like_a_loop, gradients_of_single_rows
 from torch import nn
 
 from fl_client.privacy import clipping
@@ -151,19 +152,8 @@ def test_clipped_sums_are_those_of_a_loop_over_patients(
 ) -> None:
     monkeypatch.setattr(clipping, "MARGIN", 0.0)  # float64 needs none
     batch = few(rows(10, dtype=torch.float64))
-    named = {name: p for name, p in medfuse.train().named_parameters() if p.requires_grad}
-    each = []
-    for row in range(len(batch)):
-        one = take(batch, torch.tensor([row]))
-        loss = medfuse.losses(medfuse(one), one).sum()
-        gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
-        each.append(dict(zip(named, gradients, strict=True)))
-    norms = torch.stack([torch.stack([g.norm() for g in one.values()]).norm() for one in each])
-    clip = float(norms.median())
+    each = gradients_of_single_rows(medfuse.train(), batch)
     clipper = GhostClipper(medfuse)
     clipper.self_test(batch)
-    found = clipper.clipped_sum(batch, clip=clip, micro_batch=64)
+    found = clipped_like_a_loop(clipper, each, batch, micro_batch=64)
     assert {"encoders.series.layers.1.recurrent.weight", "fusion.lstm.recurrent.bias"} <= found.keys()
-    for name, value in found.items():
-        expected = sum(one[name] * min(1.0, clip / float(norm)) for one, norm in zip(each, norms, strict=True))
-        torch.testing.assert_close(value, expected, rtol=1e-8, atol=1e-11, msg=name)

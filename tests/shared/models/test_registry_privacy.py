@@ -13,14 +13,13 @@ from acceptance import Case, cases, phases
 from opacus.validators import ModuleValidator
 from pydantic import ValidationError
 from random_rows import random_rows
-from torch import Tensor
+from single_patients import gradients_of_single_rows
 
 from fl_client.privacy import clipping
 from fl_client.privacy.clipping import GhostClipper
 from fl_shared.errors import ConsiliumError
 from fl_shared.models.build import build_model
-from fl_shared.models.interface import Batch, take
-from fl_shared.models.model import CHOOSE, MASKED, MultimodalModel
+from fl_shared.models.model import CHOOSE, MASKED
 from fl_shared.models.registry import DECODERS, ENCODERS, FUSIONS, HEADS
 from fl_shared.models.systems import SYSTEMS
 from fl_shared.study import Study
@@ -47,7 +46,7 @@ def test_clipped_sums_are_those_of_a_loop_over_single_patients(case: Case, monke
         model.enter(round)
         model.train()
         assert ModuleValidator.validate(model) == []
-        gradients = _gradients_of_single_rows(model, batch)
+        gradients = gradients_of_single_rows(model, batch)
         norms = torch.stack([torch.stack([g.norm() for g in row.values()]).norm() for row in gradients])
         clip = float(norms[norms > 0].median())  # half of the rows are clipped; one without a label has no gradient
         clipper = GhostClipper(model)
@@ -59,18 +58,6 @@ def test_clipped_sums_are_those_of_a_loop_over_single_patients(case: Case, monke
             torch.testing.assert_close(
                 total, expected, rtol=1e-8, atol=1e-12 + 1e-10 * clip, msg=f"{phase.name} {name}"
             )
-
-
-def _gradients_of_single_rows(model: MultimodalModel, batch: Batch) -> list[dict[str, Tensor]]:
-    """Of each row's loss, computed alone."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    each = []
-    for row in torch.arange(len(batch)).split(1):
-        one = take(batch, row)
-        loss = model.losses(model(one), one).sum()
-        found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
-        each.append(dict(zip(trained, found, strict=True)))
-    return each
 
 
 @claimed
