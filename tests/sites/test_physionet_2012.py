@@ -215,7 +215,9 @@ def test_study_and_sites_load(imported, samples):
         assert study.sites[name].patients == sum(not is_held_out(str(i), site=name, plan=EVALUATION) for i in ids)
     series = study.modalities["series"]
     assert (series.kind, series.hours, series.gap_hours, len(series.fields)) == ("events", 49, 0, 37)
-    assert set(study.tasks) < set(load_site(imported[0] / "icu_surgical").tasks) == set(TASKS)
+    assert set(study.tasks) == set(load_site(imported[0] / "icu_surgical").tasks) == set(TASKS)
+    assert {name: task.type for name, task in study.tasks.items()} == {name: task.type for name, task in TASKS.items()}
+    assert sum(phase.rounds for phase in study.training.phases) == study.training.rounds
 
 
 def test_unpacked_download_gives_the_same(imported, download, tmp_path):

@@ -88,6 +88,7 @@ UNPUBLISHED: Mapping[str, str] = {
     "encoder ehr_mlp": "ours, small",
     "encoder embedding": "has no parameters",
     "encoder events_cnn": "ours, small",
+    "encoder events_summary": "ours, small",
     "encoder text_bert": "of its pretrained directory (test_lora.py); over bytes: ours, small",
     "fusion concat": "has no parameters",
     "fusion level_guided": "LeMoF states no dimensions",

@@ -43,13 +43,13 @@ class TableMlp(StagedEncoder):
         observed = inputs["observed"]
         values = torch.where(observed, inputs["values"], 0.0)
         pairs = torch.stack([values, observed.to(values.dtype)], dim=2)
-        return State(map=_spread(pairs))
+        return State(map=spread(pairs))
 
     def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
         """The inputs as they are (stage 0), the hidden layer, the result."""
         h = state.map
         if index == 1:
-            h = _spread(self.dropout(F.relu(self.hidden(h.mean(-1))))[:, :, None])
+            h = spread(self.dropout(F.relu(self.hidden(h.mean(-1))))[:, :, None])
         elif index == 2:
             h = self.out(h.transpose(1, 2)).transpose(1, 2)
         return state.after(h)
@@ -60,7 +60,7 @@ class TableMlp(StagedEncoder):
         return EncoderOutput(pooled=tokens.mean(1), tokens=tokens, token_mask=all_valid(tokens), levels=state.done)
 
 
-def _spread(parts: Tensor) -> Tensor:
+def spread(parts: Tensor) -> Tensor:
     """Parts (B, N, size) in at most 8 blocks of neighbours -> (B, N size, blocks), whose mean is the parts.
 
     Column k holds the k-th block, times the number of blocks, and 0 elsewhere.
