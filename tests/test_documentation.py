@@ -104,7 +104,7 @@ def test_paths_in_the_readme_exist() -> None:
 
 def test_deployment_files_are_those_that_are_described() -> None:
     here = {path for path in (ROOT / "deploy").rglob("*") if path.is_file() and path.name != "README.md"}
-    named = set(re.findall(r"`(?:[a-z]+/)?([\w@.-]+\.(?:service|conf|yml))`", DEPLOY))
+    named = set(re.findall(r"`(?:[a-z]+/)?([\w@.-]+\.(?:service|conf|yml|md))`", DEPLOY))
     assert named == {path.name for path in here}
     paths = re.findall(r"`((?:systemd|nginx|prometheus)/[\w@.-]+)`", DEPLOY)
     assert paths and not [path for path in paths if not (ROOT / "deploy" / path).is_file()]

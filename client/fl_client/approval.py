@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +16,18 @@ from typing import Literal
 from pydantic import ValidationError
 
 from fl_client.files import private_dir, write_private
+from fl_client.payment import site_ledger
+from fl_client.privacy.provenance import Provenance
+from fl_client.privacy.traces import Traces
+from fl_client.privacy.upstream import Upstream
+from fl_client.withdrawn import IDENTITY, set_aside, withdrawal
 from fl_shared.audit import AuditLog
+from fl_shared.counts import leaving
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
 from fl_shared.site import Site
 from fl_shared.study import PhasePlan, Study, load_study
 from fl_shared.toml import Section
-
-_IDENTITY = re.compile(r"[0-9a-f]{64}")
+from fl_shared.trust import trust
 
 
 class ApprovalRecord(Section):
@@ -34,10 +38,12 @@ class ApprovalRecord(Section):
     role: Literal["train", "external"]
     patients: int  # declared
     rounds: int
-    privacy: Literal["patient", "none"]
+    privacy: Literal["patient", "site", "none"]
     epsilon: float | None
     delta: float
     leaves: tuple[str, ...]  # parameter groups and metrics that leave the site
+    upstream: tuple[Upstream, ...]  # what that depends on, and who pays for it
+    trust: tuple[str, ...]  # whom the site trusts for what when it takes part
     notes: tuple[str, ...]  # what the approver should know
     time: str
     by: str
@@ -54,7 +60,8 @@ def approve(site: Site, study_path: Path) -> ApprovalRecord:
     """Check that the study of a file fits this site, store it, and say what it will do.
 
     Raises:
-        ConsiliumError: the study is invalid (10) or does not fit this site (13), all faults at once.
+        ConsiliumError: the study is invalid (10) or does not fit this site (13), all faults at once; its releases
+            would depend on patients unprotected, or the ledger does not verify (16).
     """
     return approve_study(site, load_study(study_path), file=str(study_path))
 
@@ -62,6 +69,9 @@ def approve(site: Site, study_path: Path) -> ApprovalRecord:
 def approve_study(site: Site, study: Study, *, file: str) -> ApprovalRecord:
     """As `approve`; ``file`` is named in faults."""
     fits(site, study, file=file)
+    gate = Provenance(site, site_ledger(site))
+    gate.check(study)
+    upstream = gate.table(study)
     plan = study.sites[site.name]
     record = ApprovalRecord(
         identity=study.identity,
@@ -73,13 +83,16 @@ def approve_study(site: Site, study: Study, *, file: str) -> ApprovalRecord:
         epsilon=study.privacy.epsilon,
         delta=min(study.privacy.delta, site.privacy.delta),
         leaves=_leaves(study, plan.role),
-        notes=tuple(_notes(site, study)),
+        upstream=upstream,
+        trust=trust(mode=study.privacy.mode, aggregation=study.privacy.aggregation, noise=study.privacy.noise),
+        notes=(*_notes(site, study), *_open_studies(site, study)),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
-        by=_user(),
+        by=user(),
     )
     stored = _Stored(canonical=study.canonical(), record=record)
     folder = private_dir(private_dir(site.state_dir) / "approved")
     write_private(folder / f"{record.identity}.json", stored.model_dump_json(indent=1).encode())
+    set_aside(site, record.identity)  # whoever withdrew may take part again
     audit_log(site).append(record.by, "approve", study=record.identity, name=study.name, role=plan.role)
     return record
 
@@ -113,7 +126,7 @@ def revoke(site: Site, identity: str) -> bool:
     if path is None or not path.exists():
         return False
     path.unlink()
-    audit_log(site).append(_user(), "revoke", study=identity)
+    audit_log(site).append(user(), "revoke", study=identity)
     return True
 
 
@@ -130,7 +143,7 @@ def audit_log(site: Site) -> AuditLog:
 
 
 def _path(site: Site, identity: str) -> Path | None:
-    return site.state_dir / "approved" / f"{identity}.json" if _IDENTITY.fullmatch(identity) else None
+    return site.state_dir / "approved" / f"{identity}.json" if IDENTITY.fullmatch(identity) else None
 
 
 def _read(site: Site, identity: str) -> _Stored | None:
@@ -182,14 +195,15 @@ def _unknown(site: Site, study: Study, file: str) -> Iterator[Fault]:
 
 def _leaves(study: Study, role: str) -> tuple[str, ...]:
     phases = study.training.phases
-    told = [f"{_shared(study, phase)} (every round{_of(phase, phases)})" for phase in phases]
+    masked = ", masked" if study.privacy.aggregation == "secure" else ""
+    told = [f"{_shared(study, phase)} (every round{_of(phase, phases)}{masked})" for phase in phases]
     found = told if role == "train" else []
     trained = list(dict.fromkeys(part for phase in phases for part in phase.trains))
     own = [part for part in trained if study.is_local(f"{part}.")]
     own += ["normalisation layers"] if "norms" in study.training.local else []
     if found and own and study.training.final_encoders == "mean":
         found.append(f"{', '.join(own)} (once, after the last round)")
-    return (*found, "metrics and curves (aggregates)")
+    return (*found, *leaving(study, role))
 
 
 def _shared(study: Study, phase: PhasePlan) -> str:
@@ -208,16 +222,28 @@ def _of(phase: PhasePlan, phases: Sequence[PhasePlan]) -> str:
 
 
 def _notes(site: Site, study: Study) -> Iterator[str]:
+    if (left := withdrawal(site, study.identity)) is not None:
+        yield f"{left}; approving it anew lets it take part again"
     yield from study.warnings()
     if absent := sorted(set(study.modalities) - set(site.modalities)):
         yield f"modalities not available here, treated as missing: {', '.join(absent)}"
     if study.privacy.mode == "none":
-        yield "NO privacy mechanism: updates are released as computed"
+        summed = "their sum over the sites is" if study.privacy.aggregation == "secure" else "updates are"
+        yield f"NO privacy mechanism: {summed} released as computed"
     elif study.privacy.epsilon is not None and study.privacy.epsilon > site.privacy.epsilon_cap:
         yield f"the study may ask for epsilon {study.privacy.epsilon}; this site stops at {site.privacy.epsilon_cap}"
 
 
-def _user() -> str:
+def _open_studies(site: Site, study: Study) -> Iterator[str]:
+    """What was learnt from these patients without privacy, which no promise of a later study takes back."""
+    paid = {row.study for row in site_ledger(site).rows()}
+    if study.privacy.mode != "none" and (found := Traces(site).studies() - paid - {study.identity}):
+        told = ", ".join(identity[:12] for identity in sorted(found))
+        yield f"trained here without privacy before, and outside what this study promises: {told}"
+
+
+def user() -> str:
+    """Who acts: the operating system's name of the account."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no passwd entry, as in a container

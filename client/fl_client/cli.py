@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from fl_client import officer
+from fl_client.auditing.command import audit_privacy
+from fl_client.ledger_command import ledger
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode, nearest
 from fl_shared.site import Network, Site, load_site
@@ -154,9 +157,14 @@ def approve(
 
     def show(console: Console) -> None:
         table = Table(title=f"Approved: {record.study}", show_header=False)
-        for key, value in record.model_dump().items():
+        for key, value in record.model_dump(exclude={"upstream"}).items():
             table.add_row(key, ", ".join(value) if isinstance(value, tuple) else str(value))
         console.print(table)
+        upstream = Table("what", "provenance", "why", title="What its releases depend on")
+        for part in record.upstream:
+            paid = f" (ledger rows {part.rows[0]} to {part.rows[-1]})" if part.rows else ""
+            upstream.add_row(part.what, part.provenance, part.why + paid)
+        console.print(upstream)
 
     emit(record.model_dump(mode="json"), fmt=fmt, text=show)
 
@@ -193,31 +201,10 @@ def revoke(
     emit({"revoked": identity}, fmt=fmt, text=lambda console: console.print(f"revoked {identity}", soft_wrap=True))
 
 
-@app.command()
-def ledger(
-    context: typer.Context,
-    fmt: FormatOption = Format.TEXT,
-) -> None:
-    """Show every reservation and the epsilon of all together. Exit code 16 when the ledger was altered."""
-    from fl_client.payment import site_ledger
-
-    site: Site = context.obj
-    book = site_ledger(site)  # it reads nothing that does not verify
-    rows = [row.model_dump(mode="json") for row in book.rows()]
-    spent = book.spent(site.privacy.delta)
-    limits = {"delta": site.privacy.delta, "cap": site.privacy.epsilon_cap}
-    body = {"site": site.name, "epsilon": spent, **limits, "rows": rows}
-
-    def show(console: Console) -> None:
-        table = Table("seq", "study", "round", "state", "sigma", "q", "steps", "epsilon after", title=f"{site.name}")
-        for row in rows:
-            cells = (row[k] for k in ("seq", "study", "round", "state", "sigma", "q", "steps", "eps_after"))
-            table.add_row(*(f"{c:.4g}" if isinstance(c, float) else str(c)[:12] for c in cells))
-        console.print(table)
-        console.print(f"spent epsilon {spent:.4f} of {site.privacy.epsilon_cap} at delta {site.privacy.delta}")
-        console.print("hash chain intact")
-
-    emit(body, fmt=fmt, text=show)
+app.command()(ledger)
+app.command()(officer.egress)
+app.command()(officer.withdraw)
+app.command()(audit_privacy)
 
 
 @app.command()
@@ -273,7 +260,7 @@ def pretrain(
 
     site: Site = context.obj
     loaded = load_study(study)
-    said = "dp" if loaded.privacy.mode == "patient" else provenance
+    said = "dp" if loaded.privacy.mode != "none" else provenance
     plan = Pretraining(modalities=tuple(modality), objective=objective, rounds=rounds, provenance=provenance)
     lock, console = SiteLock(site), Console(stderr=True)
     lock.acquire()

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from fl_client.egress import EgressRefusedError
 from fl_client.inbound import HostileInputError
+from fl_client.privacy.provenance import ProvenanceError
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.wire import Code
 
@@ -35,6 +36,8 @@ def code_of(error: Exception) -> Code:
             return error.code
         case HostileInputError():
             return Code.WRONG_SCHEMA
+        case ProvenanceError():
+            return Code.PROVENANCE
         case ConsiliumError(code=ExitCode.PRIVACY) if any("bring epsilon to" in f.problem for f in error.faults):
             return Code.BUDGET
         case ConsiliumError():

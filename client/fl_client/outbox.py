@@ -24,6 +24,13 @@ class Evaluation(Section):
     curves: tuple[Curve, ...]
 
 
+class Opened(Section):
+    """Over which sites the masked sum of a round was opened, and from which start it came."""
+
+    base: str
+    sites: tuple[str, ...]
+
+
 class Outbox:
     """Files of one site's releases, ``state/outbox/<study>/``."""
 
@@ -42,6 +49,16 @@ class Outbox:
         """Whether any update of this round was computed."""
         return any(self._path(study, "").glob(f"round_{round}-*.safetensors"))
 
+    def opened(self, study: Study, round: int) -> Opened | None:
+        """Over which sites the round's masked sum was opened, if it was."""
+        path = self._path(study, f"opened_{round}.json")
+        return Opened.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    def put_opened(self, study: Study, round: int, opened: Opened) -> None:
+        """Keep that durably."""
+        private_dir(self._path(study, ""))
+        write_private(self._path(study, f"opened_{round}.json"), opened.model_dump_json().encode())
+
     def encoders(self, study: Study) -> Arrays | None:
         """The local encoders, if they were released."""
         return _load(self._path(study, "encoders.safetensors"))
@@ -49,6 +66,18 @@ class Outbox:
     def put_encoders(self, study: Study, arrays: Arrays) -> None:
         """Keep the local encoders durably."""
         self._save(study, "encoders.safetensors", arrays)
+
+    def counts(self, study: Study, kind: str, base: str) -> Arrays | None:
+        """The counts that a kind of request (statistics, recalibrate) got under the arrays with this digest."""
+        return _load(self._path(study, f"{kind}-{base[:16]}.safetensors"))
+
+    def put_counts(self, study: Study, kind: str, base: str, arrays: Arrays) -> None:
+        """Keep counts durably."""
+        self._save(study, f"{kind}-{base[:16]}.safetensors", arrays)
+
+    def counted(self, study: Study, kind: str) -> int:
+        """For how many models a kind of request was answered."""
+        return len(list(self._path(study, "").glob(f"{kind}-*.safetensors")))
 
     def evaluation(self, study: Study, model: str) -> Evaluation | None:
         """Results of the model with this digest, if it was judged."""

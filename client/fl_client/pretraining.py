@@ -18,7 +18,7 @@ from fl_client.inbound import read_arrays
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
 from fl_shared import toml
-from fl_shared.bundle import Bundle
+from fl_shared.bundle import Bundle, origins_of
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, select
 from fl_shared.site import Site
@@ -79,7 +79,10 @@ def pretraining_study(study: Study, site: str, plan: Pretraining) -> Study:
             "model": model | system,
             "training": body["training"]
             | {"rounds": plan.rounds, "phases": [phase], "encoders": "shared", "local": [], "finetune": 0},
+            "privacy": body["privacy"] | {"aggregation": "plain", "noise": "local"},
             "rounds": body["rounds"] | {"quorum": 1, "deadline": WEEK},
+            "evaluation": body["evaluation"] | {"epsilon": None, "recalibrate": False, "recalibrate_epsilon": None},
+            "statistics": None,
         },
         Study,
         path=Path("study.toml"),
@@ -142,7 +145,9 @@ def pretrain(
         reply, update = _ask(service, request, model)
         model = {**model, **update}
         done(number)
-    private = made.privacy.mode == "patient"
+    private = made.privacy.mode != "none"
+    started = {m: (start, weights[start.weights]) for m, start in made.modalities.items() if start.weights}
+    upstream = dict.fromkeys(origin for start, folder in started.values() for origin in origins_of(start, folder))
     found = {}
     for name in plan.modalities:
         bundle = Bundle(
@@ -159,6 +164,8 @@ def pretrain(
             delta=made.privacy.delta if private else None,
             synthetic=site.synthetic,
             study=made.identity,
+            split=made.evaluation.split,
+            upstream=tuple(upstream),
             package=version("consilium"),
         )
         source = weights.get(made.modalities[name].weights or "")

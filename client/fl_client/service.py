@@ -6,35 +6,32 @@ fixed list; what really happened stays in ``state/log.jsonl``.
 
 from __future__ import annotations
 
-import errno
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fl_client.approval import approved, audit_log
-from fl_client.egress import Egress, Schema, check_arrays, schema_bytes
+from fl_client.egress import Egress
 from fl_client.failures import FAILED, RefusedError, code_of
 from fl_client.files import private_dir
-from fl_client.inbound import read_arrays
+from fl_client.jobs import JOBS, JUDGES, Answer, Desk
 from fl_client.log import site_logger
 from fl_client.metrics import SiteMetrics
-from fl_client.outbox import Evaluation, Outbox
+from fl_client.outbox import Outbox
 from fl_client.payment import Payments
+from fl_client.secure_session import Sessions
+from fl_client.withdrawn import IDENTITY, is_withdrawn
+from fl_shared.audit import AuditError
+from fl_shared.errors import ConsiliumError
 from fl_shared.site import Site
 from fl_shared.study import Study
-from fl_shared.wire import Arrays, Code, Reply, Request, digest
+from fl_shared.wire import Code, Reply, Request
 
 if TYPE_CHECKING:
     from fl_client.training.actors import Pool
-
-Answer = tuple[Reply, dict[str, bytes]]
-
-ROOM = 3  # times an update that must be free on disk before it is paid for: it, its temporary file, ledger and logs
-EXTRA_EVALUATIONS = 2  # models judged for a study besides one a round: the initial one, and the one with mean encoders
 
 
 class SiteService:
@@ -44,22 +41,30 @@ class SiteService:
         site: this site.
         pool: what trains here.
         only: answer for this study alone, which no approval on disk opens to others (pretraining).
+        sessions: where the secrets of secure aggregation are kept; in memory when absent.
 
     Raises:
         ConsiliumError: the privacy ledger does not verify (exit code 16).
     """
 
-    def __init__(self, site: Site, pool: Pool, *, only: Study | None = None) -> None:
+    def __init__(self, site: Site, pool: Pool, *, only: Study | None = None, sessions: Sessions | None = None) -> None:
         self.site = site
         self.metrics = SiteMetrics(site)
-        self._pool, self._only = pool, only
-        self._payments = Payments(site)
-        self._outbox = Outbox(private_dir(site.state_dir / "outbox"))
-        self._egress = Egress(site)
+        self._only = only
+        payments = Payments(site)  # before the outbox: without one, this is the very first start
+        self._desk = Desk(
+            site=site,
+            pool=pool,
+            payments=payments,
+            outbox=Outbox(private_dir(site.state_dir / "outbox")),
+            egress=Egress(site),
+            metrics=self.metrics,
+            sessions=sessions or Sessions(),
+        )
         self._audit = audit_log(site)
         self._log = site_logger(site)
         self._turn = threading.Lock()
-        self.metrics.epsilon_spent.labels(unit="patient").set(self._payments.spent())
+        self.metrics.epsilon_spent.labels(unit="patient").set(payments.spent())
 
     def handle(self, request_json: str, arrays: Mapping[str, bytes]) -> tuple[str, dict[str, bytes]]:
         """Answer a request; never raises.
@@ -71,18 +76,24 @@ class SiteService:
         Returns:
             JSON of a `Reply`, and the arrays released with it.
         """
+        study: Study | None = None
+        request: Request | None = None
         try:
             request = Request.model_validate_json(request_json, strict=True)
+            if is_withdrawn(self.site, request.study):
+                raise RefusedError(Code.WITHDRAWN)
             study = self._known(request.study)
+            if request.ledger is not None:
+                self._desk.payments.hold(request.ledger)
             if request.kind == "hello":
-                return self._reply(study).model_dump_json(), {}
+                return self._desk.reply(study).model_dump_json(), {}
             if study is None:
                 raise RefusedError(Code.NOT_APPROVED)
             reply, out = self._answer(request, study, arrays)
-            self._audit.append("coordinator", request.kind, study=request.study, round=request.round, outcome="ok")
+            self._record(request, "ok")
             return reply.model_dump_json(), out
         except Exception as error:  # noqa: BLE001 - no exception text may leave the site
-            return self._failure(error).model_dump_json(), {}
+            return self._failure(error, request, study).model_dump_json(), {}
 
     def _known(self, identity: str) -> Study | None:
         """The study of that identity, if it may run here."""
@@ -91,17 +102,15 @@ class SiteService:
         return approved(self.site, identity)
 
     def _answer(self, request: Request, study: Study, arrays: Mapping[str, bytes]) -> Answer:
-        if request.kind in {"train", "encoders"}:
+        if (job := JOBS.get(request.kind)) is None:
+            raise RefusedError(Code.BAD_REQUEST)
+        if request.kind not in JUDGES:
             self._may_train(study)
         elif study.sites[self.site.name].role not in self.site.roles:
             raise RefusedError(Code.WRONG_ROLE)
         with self._in_turn(study) as deadline:
-            self._pool.load(study)
-            if request.kind == "train":
-                return self._train(request, study, arrays, deadline)
-            if request.kind == "encoders":
-                return self._encoders(request, study, deadline)
-            return self._evaluate(request, study, arrays, deadline)
+            self._desk.pool.load(study)
+            return job(self._desk, request, study, arrays, deadline)
 
     def _may_train(self, study: Study) -> None:
         """The site's own rules, whatever the coordinator asks."""
@@ -121,137 +130,22 @@ class SiteService:
         finally:
             self._turn.release()
 
-    def _train(self, request: Request, study: Study, arrays: Mapping[str, bytes], deadline: float) -> Answer:
-        if not 1 <= request.round <= study.training.rounds:
-            raise RefusedError(Code.BAD_REQUEST)
-        base = _received(request, arrays, self._schema(study, study.is_shared))
-        if request.initial != self._pool.initial_digest(study):
-            raise RefusedError(Code.INITIAL_DIFFERS)
-        schema = self._schema(study, lambda name: study.releases(name, request.round))
-        update = self._earlier_update(request, study)
-        if update is None:
-            with self.metrics.fit_seconds.time():
-                update = self._compute(request, study, base, schema, deadline)
-        return self._reply(study), self._release(update, request, study, schema)
+    def _record(self, request: Request | None, outcome: str) -> None:
+        """One row of the audit log; of what a request names only what has the right form."""
+        kind, named, number = (request.kind, request.study, request.round) if request else ("malformed", "", 0)
+        study = named if IDENTITY.fullmatch(named) else ""
+        self._audit.append("coordinator", kind, study=study, round=number, outcome=outcome)
 
-    def _earlier_update(self, request: Request, study: Study) -> Arrays | None:
-        """The update that this very request got before: the same bytes again, no fresh noise."""
-        update = self._outbox.update(study, request.round, request.base)
-        if update is None or study.privacy.mode == "none" or self._payments.recognise(request):
-            return update
-        return None
-
-    def _compute(self, request: Request, study: Study, base: Arrays, schema: Schema, deadline: float) -> Arrays:
-        """Train one round; under privacy the ledger row stands before, the outbox file before its commit."""
-        seq, sigma = self._pay(request, study, schema) if study.privacy.mode == "patient" else (None, None)
-        try:
-            update = self._pool.train(study, round=request.round, base=base, sigma=sigma, deadline=_left(deadline))
-            check_arrays(update, schema)
-            self._outbox.put_update(study, request.round, request.base, update)
-        except BaseException:
-            if seq is not None:
-                self._payments.void(seq)  # it still counts as spent
-            raise
-        if seq is not None:
-            self._payments.commit(seq)
-        self.metrics.examples.inc(study.training.steps * study.training.batch)
-        return update
-
-    def _pay(self, request: Request, study: Study, schema: Schema) -> tuple[int, float]:
-        if shutil.disk_usage(self.site.state_dir).free < ROOM * schema_bytes(schema):  # or every try would be paid
-            raise OSError(errno.ENOSPC, "no room for the update", str(self.site.state_dir))
-        paid = self._payments.reserve(request, study, schema)
-        self.metrics.epsilon_spent.labels(unit="patient").set(self._payments.spent())
-        return paid
-
-    def _encoders(self, request: Request, study: Study, deadline: float) -> Answer:
-        """The local encoders: one approved release, after a last round in which this site took part."""
-        plan, schema = study.training, self._schema(study, study.is_local)
-        if not schema or plan.final_encoders != "mean" or request.round != plan.rounds:
-            raise RefusedError(Code.EGRESS)
-        if not self._outbox.has_round(study, plan.rounds):
-            raise RefusedError(Code.EGRESS)
-        arrays = self._outbox.encoders(study)
-        if arrays is None:
-            arrays = self._pool.encoders(study, deadline=_left(deadline))
-            check_arrays(arrays, schema)
-            self._outbox.put_encoders(study, arrays)
-        return self._reply(study), self._release(arrays, request, study, schema)
-
-    def _evaluate(self, request: Request, study: Study, arrays: Mapping[str, bytes], deadline: float) -> Answer:
-        """Judge a model on this site's patients: once a model, and no more models than a study needs."""
-        whole = any(study.is_local(name) for name in arrays)
-        model = _received(
-            request, arrays, self._schema(study, lambda name: study.is_shared(name) or (whole and study.is_local(name)))
-        )
-        if request.initial and request.initial != self._pool.initial_digest(study):
-            raise RefusedError(Code.INITIAL_DIFFERS)
-        found = self._outbox.evaluation(study, request.base)
-        if found is None:
-            if self._outbox.evaluations(study) >= study.training.rounds + EXTRA_EVALUATIONS:
-                raise RefusedError(Code.EGRESS)
-            rows, curves = self._pool.evaluate(study, arrays=model, deadline=_left(deadline))
-            found = Evaluation(rows=tuple(rows), curves=tuple(curves))
-        released, drawn = self._egress.release_metrics(
-            found.rows,
-            found.curves,
-            study=study,
-            round=request.round,
-            min_patients=max(study.evaluation.min_patients, self.site.privacy.min_patients),
-        )
-        self._outbox.put_evaluation(study, request.base, found)
-        return self._reply(study).model_copy(update={"evaluation": released, "curves": drawn}), {}
-
-    def _release(self, arrays: Arrays, request: Request, study: Study, schema: Schema) -> dict[str, bytes]:
-        return self._egress.release_arrays(
-            arrays,
-            kind=request.kind,
-            study=study,
-            round=request.round,
-            schema=schema,
-            byte_budget=schema_bytes(schema),
-        )
-
-    def _schema(self, study: Study, chosen: Callable[[str], bool]) -> Schema:
-        """The part of the model's schema whose names are chosen."""
-        return {name: spec for name, spec in self._pool.schema(study).items() if chosen(name)}
-
-    def _reply(self, study: Study | None) -> Reply:
-        plan = study.sites[self.site.name] if study else None
-        private = study is not None and plan is not None and plan.role == "train" and study.privacy.mode == "patient"
-        return Reply(
-            status="ok",
-            site=self.site.name,
-            role=plan.role if plan else None,
-            package=version("consilium"),
-            approved=study is not None,
-            epsilon=self._payments.spent(study) if study and private else None,
-        )
-
-    def _failure(self, error: Exception) -> Reply:
+    def _failure(self, error: Exception, request: Request | None, study: Study | None) -> Reply:
         """Map an error to its code; its text goes to the local log only."""
         code = code_of(error)
+        with suppress(OSError, AuditError):  # a full disk: the answer is a refusal all the same
+            self._record(request, code.value)
         self.metrics.failures.labels(kind=code.value).inc()
         self._log.error("request-failed", exc_info=error, extra={"fields": {"code": code.value}})
         status = "failed" if code in FAILED else "refused"
-        return Reply(status=status, code=code, site=self.site.name, package=version("consilium"))
-
-
-def _received(request: Request, arrays: Mapping[str, bytes], schema: Schema) -> Arrays:
-    """The arrays of a request, which must be those that its digest names."""
-    received = read_arrays(arrays, schema)
-    if digest(received) != request.base:
-        raise RefusedError(Code.BAD_REQUEST)
-    return received
-
-
-def _left(deadline: float) -> float:
-    """Seconds left.
-
-    Raises:
-        TimeoutError: none.
-    """
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("the request waited for its whole deadline")
-    return left
+        mark = None
+        if study is not None and study.pays:  # a failure may have been paid for
+            with suppress(ConsiliumError):  # the ledger itself may be what fails
+                mark = self._desk.payments.mark()
+        return Reply(status=status, code=code, site=self.site.name, package=version("consilium"), ledger=mark)

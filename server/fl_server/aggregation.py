@@ -17,6 +17,7 @@ from fl_shared.study import Study
 from fl_shared.wire import Arrays
 
 WEIGHT = "num-examples"
+TOGETHER = "*"  # under this name stands the weighted mean of several sites, in the place of their updates
 MOMENTUM = 0.9  # of FedAvgM (Hsu et al. 2019, arXiv:1909.06335); Flower's default of 0 would be FedAvg
 STEP = 1e-2  # eta of FedAdam, FedYogi and FedAdagrad (Reddi et al. 2021, arXiv:2003.00295); beta, tau: Flower's
 TRIM = 0.2
@@ -31,7 +32,8 @@ def aggregate(
         study: strategy and declared patients.
         round_number: of its phase, 1-based (FedAdam corrects its bias with it).
         base: what the sites started from.
-        updates: site -> parameters after training, of the names, shapes and dtypes of ``base``.
+        updates: site -> parameters after training, of the names, shapes and dtypes of ``base``; or `TOGETHER` -> their
+            weighted mean (float64), from which every strategy but the robust ones takes the same step.
         state: optimiser state after the previous round (float64; empty before the first).
 
     Returns:
@@ -57,7 +59,8 @@ def weighted_mean(*, study: Study, base: Arrays, updates: Mapping[str, Arrays]) 
 
 def _apply(strategy: Any, study: Study, round_number: int, base: Arrays, updates: Mapping[str, Arrays]) -> Arrays:
     names = sorted(base)
-    replies = [_reply(updates[site], names, patients=study.sites[site].patients) for site in sorted(updates)]
+    weights = {site: 1 if site == TOGETHER else study.sites[site].patients for site in updates}
+    replies = [_reply(updates[site], names, patients=weights[site]) for site in sorted(updates)]
     combined, _ = strategy.aggregate_train(round_number, replies)
     return {name: _cast(combined[name].numpy(), base[name].dtype) for name in names}
 

@@ -1,6 +1,7 @@
 """Committed rounds on disk: each a folder with checksums, chained to the round before it.
 
-``runs/<study>/``: ``rounds/round_0000`` (the initial model), ``rounds/round_0001`` …, ``final``, ``failures.jsonl``,
+``runs/<study>/``: ``rounds/round_0000`` (the initial model), ``rounds/round_0001`` …, ``final``, ``recalibrated`` (the
+final model with refitted intercepts, in studies that ask for it), ``failures.jsonl``,
 ``events.jsonl``, ``results.json``. A folder holds ``model.safetensors``, ``manifest.json`` and, for strategies that
 have one, ``strategy.safetensors`` (float64). Rounds hold the shared groups; round 0 and ``final`` the whole model.
 """
@@ -62,6 +63,7 @@ class RunDirectory:
         self.path = path
         self.rounds = path / "rounds"
         self.final = path / "final"
+        self.recalibrated = path / "recalibrated"
         self.events = path / "events.jsonl"
         self.results = path / "results.json"
         self._failures = path / "failures.jsonl"
@@ -116,16 +118,33 @@ class RunDirectory:
         self, *, last: Snapshot, model: Arrays, sites: Mapping[str, SiteRound], epsilon: Mapping[str, float]
     ) -> Snapshot:
         """Commit the whole final model; raises as `commit` does."""
+        return self._commit_whole(self.final, parent=last, model=model, sites=sites, epsilon=epsilon)
+
+    def commit_recalibrated(
+        self, *, final: Snapshot, model: Arrays, sites: Mapping[str, SiteRound], epsilon: Mapping[str, float]
+    ) -> Snapshot:
+        """Commit the recalibrated form of the final model; raises as `commit` does."""
+        return self._commit_whole(self.recalibrated, parent=final, model=model, sites=sites, epsilon=epsilon)
+
+    def _commit_whole(
+        self,
+        target: Path,
+        *,
+        parent: Snapshot,
+        model: Arrays,
+        sites: Mapping[str, SiteRound],
+        epsilon: Mapping[str, float],
+    ) -> Snapshot:
         manifest = Manifest(
-            round=last.manifest.round,
-            study=last.manifest.study,
-            parent=last.digest,
+            round=parent.manifest.round,
+            study=parent.manifest.study,
+            parent=parent.digest,
             files={},
             sites=dict(sites),
             epsilon=dict(epsilon),
         )
-        instead_of = [self.final] if self.final.exists() else []
-        return self._write(self.final, manifest, model=model, state={}, instead_of=instead_of)
+        instead_of = [target] if target.exists() else []
+        return self._write(target, manifest, model=model, state={}, instead_of=instead_of)
 
     def latest(self, *, study: str) -> Snapshot | None:
         """The last round whose checksums and chain verify; warns of every folder that does not.
@@ -159,15 +178,22 @@ class RunDirectory:
 
     def load_final(self, *, last: Snapshot) -> Snapshot | None:
         """The final model when it verifies and belongs to ``last``; None (with a warning) otherwise."""
-        if not self.final.exists():
+        return self._load_whole(self.final, parent=last)
+
+    def load_recalibrated(self, *, final: Snapshot) -> Snapshot | None:
+        """The recalibrated model when it verifies and belongs to ``final``; None (with a warning) otherwise."""
+        return self._load_whole(self.recalibrated, parent=final)
+
+    def _load_whole(self, folder: Path, *, parent: Snapshot) -> Snapshot | None:
+        if not folder.exists():
             return None
         try:
-            manifest, digest = _read_manifest(self.final)
-            if manifest.parent != last.digest:
-                raise ValueError("it belongs to another last round")
-            return _load(self.final, manifest, digest)
+            manifest, digest = _read_manifest(folder)
+            if manifest.parent != parent.digest:
+                raise ValueError("it belongs to another model")
+            return _load(folder, manifest, digest)
         except (OSError, ValueError, SafetensorError) as error:
-            _log.warning("%s does not verify (%s): it is made again", self.final, error)
+            _log.warning("%s does not verify (%s): it is made again", folder, error)
             return None
 
     def history(self, *, last: Snapshot) -> tuple[RoundResult, ...]:

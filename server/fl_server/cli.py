@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fl_server import privacy_command
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.results import Results
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     no_args_is_help=True,
 )
+app.add_typer(privacy_command.app, name="privacy")
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 HomeOption = Annotated[Path, typer.Option("--home", help="Coordinator's folder: certificates, database, logs.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
@@ -173,6 +175,26 @@ def report(
 
 
 @app.command()
+def without(
+    study: StudyArgument,
+    site: Annotated[str, typer.Argument(help="The site to leave out.")],
+    out: Annotated[Path, typer.Option(help="The new study file; an existing one is never replaced.")],
+    runs: RunsOption = RUNS,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Write a study anew without one site, and say which rounds of the old run contain it and what retraining costs.
+
+    A model cannot forget: to be rid of a site's updates, train the new study from its start.
+    """
+    from dataclasses import asdict
+
+    from fl_server.without import told, write_without
+
+    found = write_without(study, site, out=out, runs=runs)
+    emit(asdict(found), fmt=fmt, text=lambda c: c.print("\n".join(told(found)), soft_wrap=True, highlight=False))
+
+
+@app.command()
 def systems(fmt: FormatOption = Format.TEXT) -> None:
     """What a study can name: systems, encoders, fusions and heads, with sizes, sources and abilities."""
     from fl_server.systems_table import show
@@ -201,6 +223,9 @@ def _draw(results: Results, folder: Path, console: Console) -> None:
     from fl_server.report.table import headline_table
 
     headline_table(results, console)
+    if results.statistics is not None:
+        console.print(f"statistics: {folder / 'statistics.json'}; constants for a later study.toml:", soft_wrap=True)
+        console.print(results.statistics.lines, markup=False, highlight=False)
     for note in results.notes:
         console.print(f"note: {note}", highlight=False)
     console.print(f"report: {folder / 'report.html'}\nresults: {folder / 'results.json'}", soft_wrap=True)

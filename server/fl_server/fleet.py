@@ -5,7 +5,7 @@ The coordinator implements `Fleet` over Flower's Grid; the tests with a fake in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -29,9 +29,9 @@ class Fleet(Protocol):
     """Sites by name (the coordinator's own register of node keys, never what a reply claims)."""
 
     def hello(
-        self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
+        self, requests: Mapping[str, Request], *, deadline: float, arrived: Arrived
     ) -> Mapping[str, Answer | Missing]:
-        """Wait until every named site is connected and has answered ``request``, or ``deadline`` seconds have passed.
+        """Wait until every named site is connected and has answered its request, or ``deadline`` seconds have passed.
 
         Unlike `ask` this waits for sites that are not connected yet and asks each as soon as it is. Every name is in
         the result: `Missing` (``not-connected``, ``no-reply``) when it did not answer in time. Sites that the study

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from flwr.app import Message, RecordDict
@@ -18,7 +18,7 @@ from fl_shared.pacing import pause
 from fl_shared.wire import Reply, Request, from_npy, to_npy
 
 SHORTEST, LONGEST = 0.15, 1.0  # seconds between questions to SuperLink; Flower's own Grid waits 3
-TYPES = {"hello": "query", "train": "train", "encoders": "query", "evaluate": "evaluate"}
+TYPES = {"train": "train", "evaluate": "evaluate"}  # everything else is a query
 REASONS = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "server-code-refused",
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "clientapp-error",
@@ -50,23 +50,23 @@ class GridFleet:
         return {node.name: node.node_id for node in nodes if node.name}
 
     def hello(
-        self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
+        self, requests: Mapping[str, Request], *, deadline: float, arrived: Arrived
     ) -> Mapping[str, Answer | Missing]:
         """See `Fleet.hello`."""
         began = time.monotonic()
         end = began + deadline
         found: dict[str, Answer | Missing] = {}
         pending: dict[str, str] = {}
-        while (waiting := [s for s in sites if s not in found]) and time.monotonic() < end:
+        while (waiting := [s for s in requests if s not in found]) and time.monotonic() < end:
             online = self._online()
             ready = {s: online[s] for s in waiting if s in online and s not in pending.values()}
-            pending |= self._push({s: (request, {}) for s in ready}, ready)
+            pending |= self._push({s: (requests[s], {}) for s in ready}, ready)
             found |= self._pull(pending, arrived)
-            if len(found) < len(sites):
+            if len(found) < len(requests):
                 self._pause(began)
         asked = set(pending.values())
         return found | {
-            s: Missing(reason="no-reply" if s in asked else "not-connected") for s in sites if s not in found
+            s: Missing(reason="no-reply" if s in asked else "not-connected") for s in requests if s not in found
         }
 
     def ask(
@@ -91,14 +91,18 @@ class GridFleet:
         """Send; message id -> site. What several sites get is encoded once (and stored once: same content, same id)."""
         if not questions:
             return {}
+        parcels: dict[int, bytes] = {}
         contents: dict[tuple[str, int], RecordDict] = {}
         messages = []
         for site, (request, arrays) in questions.items():
             key = request.model_dump_json(), id(arrays)
+            if id(arrays) not in parcels:
+                parcels[id(arrays)] = parcel.pack({name: to_npy(array) for name, array in arrays.items()})
             if key not in contents:
-                parts = {name: to_npy(array) for name, array in arrays.items()}
-                contents[key] = parcel.to_records(key[0], parts)
-            messages.append(Message(contents[key], nodes[site], TYPES[request.kind], group_id=str(request.round)))
+                contents[key] = parcel.to_shared_records(key[0], parcels[id(arrays)])
+            messages.append(
+                Message(contents[key], nodes[site], TYPES.get(request.kind, "query"), group_id=str(request.round))
+            )
         ids = list(self._grid.push_messages(messages))
         return {key: site for key, site in zip(ids, questions, strict=True) if key}
 

@@ -61,8 +61,8 @@ def load_prepared(folder: Path) -> Study:
     return Study.model_validate_json((folder / STUDY).read_text(encoding="utf-8"))
 
 
-def conduct(folder: Path, fleet: Fleet) -> Results:
-    """Run (or continue) a prepared study to its end and write its report.
+def conduct(folder: Path, fleet: Fleet, *, ledgers: Path | None = None) -> Results:
+    """Run (or continue) a prepared study to its end and write its report; ``ledgers`` as in `run_study`.
 
     Raises:
         ConsiliumError: written to ``failure.json`` too, for whoever waits in another process.
@@ -73,7 +73,12 @@ def conduct(folder: Path, fleet: Fleet) -> Results:
         initial = load((folder / INITIAL).read_bytes())
         run = RunDirectory(folder)
         results = run_study(
-            study=load_prepared(folder), fleet=fleet, run=run, initial=initial, log=EventLog(run.events)
+            study=load_prepared(folder),
+            fleet=fleet,
+            run=run,
+            initial=initial,
+            log=EventLog(run.events),
+            ledgers=ledgers,
         )
         write_report(results, folder / REPORT)
         return results

@@ -17,10 +17,15 @@ from fl_server.events import Event
 STYLES = {"accepted": "green", "answered": "green", "rejected": "red", "failed": "red", "absent": "yellow"}
 PHASES = {
     "hello": "waiting for the sites",
+    "statistics": "sites count their patients",
+    "keys": "sites make keys",
+    "shares": "sites share their secrets",
     "train": "sites are training",
+    "unmask": "sites open the sum",
     "aggregate": "aggregating",
     "commit": "committing",
     "encoders": "sites release their encoders",
+    "recalibrate": "sites count risks for recalibration",
     "evaluate": "sites judge the model",
 }
 

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
-from fl_server import runs
+from fl_server import recalibration, runs, secure, statistics
 from fl_server.aggregation import aggregate, weighted_mean
 from fl_server.checkpoint import RunDirectory, Snapshot
-from fl_server.collect import Answers, Life, Log, ask, faults, greet
+from fl_server.collect import Answers, Life, Log, ask, greet, missed
 from fl_server.events import Event
 from fl_server.fleet import Fleet
+from fl_server.ledgers import FILE as LEDGERS
+from fl_server.ledgers import Ledgers
 from fl_server.validation import validate, validate_evaluation
 from fl_shared.errors import ConsiliumError, ExitCode
-from fl_shared.fitting import CHOOSE
+from fl_shared.models.systems.system import CHOOSE
 from fl_shared.results import Results, RoundResult
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Code, digest
 
 
-def run_study(*, study: Study, fleet: Fleet, run: RunDirectory, initial: Arrays, log: Log) -> Results:
+def run_study(
+    *, study: Study, fleet: Fleet, run: RunDirectory, initial: Arrays, log: Log, ledgers: Path | None = None
+) -> Results:
     """Run a study to its end, or continue it after the last committed round.
 
     Args:
@@ -32,6 +37,7 @@ def run_study(*, study: Study, fleet: Fleet, run: RunDirectory, initial: Arrays,
         run: where rounds are committed; a finished run returns its stored results without asking any site.
         initial: the whole initial model (all groups), the same at every call.
         log: takes the events of live progress, usually an `EventLog`.
+        ledgers: file of the marks of the sites' ledgers; beside all runs when absent.
 
     Raises:
         ConsiliumError: sites refuse the study (NOT_APPROVED) or too few are there (UNREACHABLE); a phase missed its
@@ -48,6 +54,7 @@ def run_study(*, study: Study, fleet: Fleet, run: RunDirectory, initial: Arrays,
             log=log,
             initial=initial,
             initial_digest=digest(initial),
+            ledgers=Ledgers(ledgers or run.path.parent / LEDGERS),
         )
         try:
             return _live(life)
@@ -72,11 +79,19 @@ def _live(life: Life) -> Results:
         )
     )
     greet(life, fresh=last.manifest.round == 0)
+    statistics.gather(life)
     while last.manifest.round < study.training.rounds and (committed := _round(life, last)) is not None:
         last = committed
     final = _final(life, last)
-    judged = _judge_model(life, final)
-    results = runs.assemble(study=study, history=run.history(last=last), last=last, final=final, judged=judged)
+    judged = recalibration.judge_recalibrated(life, final, _judge_model(life, final))
+    results = runs.assemble(
+        study=study,
+        history=run.history(last=last),
+        last=last,
+        final=final,
+        judged=judged,
+        statistics=statistics.read(run.path, identity=life.identity),
+    )
     run.write_results(results)
     life.log(Event(kind="run_finished", round=last.manifest.round, rounds=study.training.rounds))
     return results
@@ -103,14 +118,7 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
     study, number, began = life.study, last.manifest.round + 1, time.monotonic()
     base = life.shared(last.model)
     changing = {name: array for name, array in base.items() if study.releases(name, number)}
-    answers = ask(
-        life,
-        "train",
-        study.train_sites,
-        base,
-        round_number=number,
-        check=lambda site, _, update: validate(update, base=changing, study=study, site=site),
-    )
+    answers, updates = _updates(life, number, base=base, changing=changing)
     if len(answers.accepted) < study.rounds.quorum:
         seconds = time.monotonic() - began
         life.run.record_failure(
@@ -120,9 +128,8 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
         spent = sum(outcome.reason == Code.BUDGET for outcome in answers.outcomes.values())
         if number > 1 and len(answers.accepted) + spent >= study.rounds.quorum:
             return None
-        raise _missed(life, f"Round {number}", answers, needed=study.rounds.quorum)
+        raise missed(life, f"Round {number}", answers, needed=study.rounds.quorum)
     life.log(Event(kind="phase", status="aggregate", round=number))
-    updates = {site: update for site, (_, update) in answers.accepted.items()}
     changed, state = _combined(study, number, base=changing, updates=updates, state=last.state)
     life.log(Event(kind="phase", status="commit", round=number))
     seconds = time.monotonic() - began
@@ -137,6 +144,21 @@ def _round(life: Life, last: Snapshot) -> Snapshot | None:
     )
     life.log(Event(kind="round_committed", round=number, rounds=study.training.rounds, seconds=seconds))
     return committed
+
+
+def _updates(life: Life, number: int, *, base: Arrays, changing: Arrays) -> tuple[Answers, Mapping[str, Arrays]]:
+    """What came of a round's question, and the accepted updates; of secure aggregation, their mean under `TOGETHER`."""
+    if life.study.privacy.aggregation == "secure":
+        return secure.gather(life, number, base=base, changing=changing)
+    answers = ask(
+        life,
+        "train",
+        life.study.train_sites,
+        base,
+        round_number=number,
+        check=lambda site, _, update: validate(update, base=changing, study=life.study, site=site),
+    )
+    return answers, {site: update for site, (_, update) in answers.accepted.items()}
 
 
 def _combined(
@@ -172,7 +194,7 @@ def _final(life: Life, last: Snapshot) -> Snapshot:
         check=lambda site, _, update: validate(update, base=local, study=study, site=site, rounds=number),
     )
     if len(answers.accepted) < study.rounds.quorum:
-        raise _missed(life, "The release of the encoders", answers, needed=study.rounds.quorum)
+        raise missed(life, "The release of the encoders", answers, needed=study.rounds.quorum)
     updates = {site: update for site, (_, update) in answers.accepted.items()}
     mean = weighted_mean(study=study, base=local, updates=updates)
     epsilon = runs.highest(last.manifest.epsilon, answers.epsilon)
@@ -183,8 +205,7 @@ def _final(life: Life, last: Snapshot) -> Snapshot:
 def _judge_model(life: Life, final: Snapshot) -> runs.Judgement:
     """Every site, internal and external, judges the same arrays: shared groups, and the mean encoders if there are."""
     study = life.study
-    whole = runs.holds_mean_encoders(final)
-    arrays = {n: a for n, a in final.model.items() if study.is_shared(n) or (whole and study.is_local(n))}
+    arrays = runs.judged_arrays(study, final, final)
     answers = ask(
         life,
         "evaluate",
@@ -194,15 +215,6 @@ def _judge_model(life: Life, final: Snapshot) -> runs.Judgement:
         check=lambda site, reply, extra: validate_evaluation(reply, extra, study=study, site=site),
     )
     if not answers.accepted:
-        raise _missed(life, "The evaluation", answers, needed=1)
+        raise missed(life, "The evaluation", answers, needed=1)
     replies = {site: reply for site, (reply, _) in answers.accepted.items()}
     return runs.Judgement(outcomes=answers.outcomes, replies=replies, epsilon=answers.epsilon)
-
-
-def _missed(life: Life, what: str, answers: Answers, *, needed: int) -> ConsiliumError:
-    return ConsiliumError(
-        f"{what} of study '{life.study.name}' failed: {len(answers.accepted)} answer(s) accepted, {needed} needed. "
-        "Committed rounds are kept",
-        code=ExitCode.ROUND_FAILED,
-        faults=faults(life, answers.outcomes, mend="Mend the site (its own log says more), then resume"),
-    )

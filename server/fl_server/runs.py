@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from fl_server.checkpoint import Snapshot
-from fl_shared.results import PrivacyResult, Results, RoundResult, SiteResult, SiteRound, StudyResult
+from fl_shared.results import PrivacyResult, Results, RoundResult, Shift, SiteResult, SiteRound, StudyResult
+from fl_shared.statistics import Statistics
 from fl_shared.study import Study
-from fl_shared.wire import Code, Reply
+from fl_shared.trust import trust
+from fl_shared.wire import Arrays, Code, Reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +21,8 @@ class Judgement:
     outcomes: Mapping[str, SiteRound]
     replies: Mapping[str, Reply]
     epsilon: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    shifts: tuple[Shift, ...] = ()
 
 
 def releases_local(study: Study) -> bool:
@@ -31,6 +35,12 @@ def holds_mean_encoders(final: Snapshot) -> bool:
     return bool(final.manifest.sites)
 
 
+def judged_arrays(study: Study, model: Snapshot, final: Snapshot) -> Arrays:
+    """What sites judge of a model: shared groups, and the mean of the local ones if the final model has it."""
+    whole = holds_mean_encoders(final)
+    return {n: a for n, a in model.model.items() if study.is_shared(n) or (whole and study.is_local(n))}
+
+
 def highest(*reports: Mapping[str, float]) -> dict[str, float]:
     """Highest epsilon that each site has reported: it never falls, whatever is lost or repeated."""
     sites = sorted({site for report in reports for site in report})
@@ -38,7 +48,13 @@ def highest(*reports: Mapping[str, float]) -> dict[str, float]:
 
 
 def assemble(
-    *, study: Study, history: Sequence[RoundResult], last: Snapshot, final: Snapshot, judged: Judgement
+    *,
+    study: Study,
+    history: Sequence[RoundResult],
+    last: Snapshot,
+    final: Snapshot,
+    judged: Judgement,
+    statistics: Statistics | None = None,
 ) -> Results:
     """``results.json`` of a run.
 
@@ -48,6 +64,7 @@ def assemble(
         last: the last committed round.
         final: the final model (outcome of the encoders' release).
         judged: the evaluation.
+        statistics: of a study that counts.
     """
     replies = [judged.replies[site] for site in sorted(judged.replies)]
     return Results(
@@ -66,8 +83,12 @@ def assemble(
         ),
         privacy=PrivacyResult(
             mode=study.privacy.mode,
+            aggregation=study.privacy.aggregation,
+            noise=study.privacy.noise,
+            trust=trust(mode=study.privacy.mode, aggregation=study.privacy.aggregation, noise=study.privacy.noise),
             delta=study.privacy.delta,
             epsilon_budget=study.privacy.epsilon,
+            evaluation_epsilon=study.evaluation.epsilon,
             epsilon_spent=highest(last.manifest.epsilon, final.manifest.epsilon, judged.epsilon),
         ),
         sites={
@@ -77,6 +98,8 @@ def assemble(
         rounds=tuple(history),
         evaluation=tuple(row for reply in replies for row in reply.evaluation),
         curves=tuple(curve for reply in replies for curve in reply.curves),
+        shifts=judged.shifts,
+        statistics=statistics,
         notes=tuple(_notes(study, history, last, final, judged)),
     )
 
@@ -85,6 +108,7 @@ def _notes(
     study: Study, history: Sequence[RoundResult], last: Snapshot, final: Snapshot, judged: Judgement
 ) -> Iterator[str]:
     yield from study.warnings()
+    yield from _withdrawals(study, history, final, judged)
     if (trained := last.manifest.round) < study.training.rounds:
         stop = next(result for result in reversed(history) if result.outcome == "failed")
         spent = [site for site, outcome in stop.sites.items() if outcome.reason == Code.BUDGET]
@@ -109,3 +133,33 @@ def _notes(
         for site, outcome in judged.outcomes.items()
         if outcome.status != "accepted"
     )
+    yield from judged.notes
+
+
+def _withdrawals(study: Study, history: Sequence[RoundResult], final: Snapshot, judged: Judgement) -> Iterator[str]:
+    """Sites that withdrew and did not come back, and what the model holds of them."""
+    outcomes = [*(result.sites for result in history), final.manifest.sites, judged.outcomes]
+    for site in sorted(study.sites):
+        told = [of[site] for of in outcomes if site in of]
+        if not told or told[-1].reason != Code.WITHDRAWN:
+            continue
+        holds = [r.round for r in history if r.outcome == "committed" and r.round and _accepted(r.sites, site)]
+        if not holds:
+            yield f"{site} withdrew; no round contains an update of it."
+            continue
+        mean = " and the released mean of the encoders" if _accepted(final.manifest.sites, site) else ""
+        yield (
+            f"{site} withdrew after round {holds[-1]}; its updates are in {_listed(holds)}{mean}. To train without "
+            f"them: fl-server without STUDY.toml {site}."
+        )
+
+
+def _accepted(outcomes: Mapping[str, SiteRound], site: str) -> bool:
+    return site in outcomes and outcomes[site].status == "accepted"
+
+
+def _listed(rounds: Sequence[int]) -> str:
+    """``rounds 1..4``, or each by its number where some are missing in between."""
+    if list(rounds) == list(range(rounds[0], rounds[-1] + 1)) and len(rounds) > 2:
+        return f"rounds {rounds[0]}..{rounds[-1]}"
+    return f"round{'s' if len(rounds) > 1 else ''} {', '.join(map(str, rounds))}"

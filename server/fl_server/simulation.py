@@ -7,7 +7,7 @@ of the deployment: approval, ledger, egress gate, rounds, report. Each site's st
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,11 +17,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_client.app import make_app
 from fl_client.approval import approve
+from fl_client.secure_session import Sessions
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
 from fl_server.fleet import Answer, Arrived, Missing
 from fl_server.grid import GridFleet
 from fl_server.launch import conduct, load_prepared
+from fl_server.ledgers import FILE as LEDGERS
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.results import Results
 from fl_shared.site import Site, load_site
@@ -47,7 +49,8 @@ class SimulatedSites:
 @cache  # one service a site in each worker; what it must remember lies on disk
 def _service(sites_dir: str, state_dir: str, name: str) -> SiteService:
     site = simulated_site(Path(sites_dir), Path(state_dir), name)
-    return SiteService(site, LocalPool(site))
+    # a site's messages may reach several workers, so what secure aggregation keeps in memory must lie on disk here
+    return SiteService(site, LocalPool(site), sessions=Sessions(site.state_dir / "sessions"))
 
 
 def simulated_site(sites_dir: Path, state_dir: Path, name: str) -> Site:
@@ -76,7 +79,7 @@ def simulate(study_path: Path, *, folder: Path, sites_dir: Path) -> Results:
     @server.main()
     def main(grid: Grid, _context: Context) -> None:
         try:
-            done.append(conduct(folder, _NamedFleet(grid, names)))
+            done.append(conduct(folder, _NamedFleet(grid, names), ledgers=state / LEDGERS))
         except ConsiliumError as error:
             done.append(error)
 
@@ -101,11 +104,12 @@ class _NamedFleet(GridFleet):
         self._sites = sites
 
     def hello(
-        self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
+        self, requests: Mapping[str, Request], *, deadline: float, arrived: Arrived
     ) -> Mapping[str, Answer | Missing]:
         """Learn the names, then as in `GridFleet`."""
         nodes = {str(node): node for node in self._grid.get_node_ids()}
         self._names = {node: str(node) for node in nodes.values()}
-        answers = super().hello(list(nodes), request, deadline=NAMING_SECONDS, arrived=lambda _: None)
+        anyone = next(iter(requests.values())).model_copy(update={"ledger": None})
+        answers = super().hello(dict.fromkeys(nodes, anyone), deadline=NAMING_SECONDS, arrived=lambda _: None)
         self._names = {nodes[n]: a[0].site for n, a in answers.items() if not isinstance(a, Missing)}
-        return super().hello(sites, request, deadline=deadline, arrived=arrived)
+        return super().hello(requests, deadline=deadline, arrived=arrived)

@@ -5,17 +5,20 @@ A site's weight is its declared number of patients in the study; nothing that a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 import numpy as np
 
 from fl_shared.metrics.curves import curve_fits
+from fl_shared.metrics.disclosure import MIN_CELL
 from fl_shared.metrics.table import fits
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Reply
 
+COMMON = frozenset({"federated", "personal"})
+MANY, FAR = 2.0, 10.0  # times the declared patients, and standard deviations of the noise, that counts may reach
 MAX_TEXT = 4000  # characters of a row's note (it may list labels that are left out) or model name
 
 
@@ -34,6 +37,13 @@ class Reason(StrEnum):
     UNKNOWN_ROWS = "rows-outside-the-study"
     REPEATED_ROWS = "repeated-rows"
     TOO_FEW = "cohort-below-minimum"
+    SMALL_CELLS = "cells-below-minimum"
+    TOO_MANY = "more-patients-than-declared"
+    KEY = "not-a-key"
+    UNMASK = "sum-not-opened"
+    LEDGER_UNTOLD = "ledger-mark-missing"
+    LEDGER_BEHIND = "ledger-rolled-back"
+    LEDGER_FORKED = "ledger-forked"
 
 
 def validate(update: Arrays, *, base: Arrays, study: Study, site: str, rounds: int = 1) -> Reason | None:
@@ -42,9 +52,9 @@ def validate(update: Arrays, *, base: Arrays, study: Study, site: str, rounds: i
     Args:
         update: parameters after training, by name.
         base: the parameters that the site started from: names, shapes and dtypes must be equal.
-        study: gives the site's role and ``rounds.max_norm``.
+        study: gives the site's role and the limit of an update's norm.
         site: name under which the reply came in.
-        rounds: rounds of training since ``base``; the L2 norm (float64) of the difference may be ``max_norm`` a round.
+        rounds: rounds of training since ``base``; the L2 norm (float64) of the difference may be that limit a round.
 
     Returns:
         The first reason to reject it, or None.
@@ -67,11 +77,51 @@ def validate(update: Arrays, *, base: Arrays, study: Study, site: str, rounds: i
         difference = np.subtract(after, before, dtype=np.float64).ravel()
         square += float(difference @ difference)
     # `not <=` also refuses a sum that overflowed to NaN
-    return None if square**0.5 <= study.rounds.max_norm * rounds else Reason.NORM
+    return None if square**0.5 <= study.norm_limit * rounds else Reason.NORM
 
 
-def validate_evaluation(reply: Reply, arrays: Arrays, *, study: Study, site: str) -> Reason | None:
+def validate_counts(
+    counts: Arrays, *, schema: Mapping[str, tuple[tuple[int, ...], str]], study: Study, site: str, noise: float
+) -> Reason | None:
+    """Judge the counts of one training site; the last axis of each array is one histogram.
+
+    Args:
+        counts: array -> whole numbers.
+        schema: names, shapes and dtypes.
+        study: gives the site's role and its declared number of patients, of which it may tell no more than twice.
+        site: name under which the reply came in.
+        noise: standard deviation of each count; exact counts (0) are 0 or of 10 patients and more.
+
+    Returns:
+        The first reason to reject them, or None.
+    """
+    if site not in study.train_sites:
+        return Reason.ROLE
+    if schema.keys() - counts.keys():
+        return Reason.MISSING_ARRAYS
+    if counts.keys() - schema.keys():
+        return Reason.UNKNOWN_ARRAYS
+    for name, (shape, dtype) in schema.items():
+        cells = counts[name]
+        if cells.shape != shape:
+            return Reason.SHAPE
+        if str(cells.dtype) != dtype:
+            return Reason.DTYPE
+        numbers = cells.astype(np.float64)
+        if not noise and ((numbers != 0) & (numbers < MIN_CELL)).any():
+            return Reason.SMALL_CELLS
+        most = MANY * study.sites[site].patients + FAR * noise * shape[-1] ** 0.5
+        if max(np.abs(numbers).max(), np.abs(numbers.sum(axis=-1)).max()) > most:
+            return Reason.TOO_MANY
+    return None
+
+
+def validate_evaluation(
+    reply: Reply, arrays: Arrays, *, study: Study, site: str, models: frozenset[str] = COMMON
+) -> Reason | None:
     """Judge an evaluation reply: a site speaks for itself alone, of the study's tasks, and never of too few patients.
+
+    ``models`` are the names under which results may be told.
 
     Returns:
         The first reason to reject it, or None.
@@ -79,13 +129,15 @@ def validate_evaluation(reply: Reply, arrays: Arrays, *, study: Study, site: str
     if arrays:
         return Reason.UNEXPECTED_ARRAYS
     rows, curves = reply.evaluation, reply.curves
+    if ({row.model for row in rows} | {curve.model for curve in curves}) - models:
+        return Reason.UNKNOWN_ROWS
     named = {row.site for row in rows} | {curve.site for curve in curves}
     if named - {site} or any(row.role != study.sites[site].role for row in rows):
         return Reason.OTHER_SITE
     if not all(_row_fits(row, study) for row in rows) or not all(_curve_fits(curve, study) for curve in curves):
         return Reason.UNKNOWN_ROWS
     if _repeats((r.task, r.label, r.modalities, r.model, r.metric) for r in rows) or _repeats(
-        (c.task, c.label, c.modalities, c.kind, str(c.day)) for c in curves
+        (c.task, c.label, c.modalities, c.model, c.kind, str(c.day)) for c in curves
     ):
         return Reason.REPEATED_ROWS
     if any(r.value is not None and (r.n is None or r.n < study.evaluation.min_patients) for r in rows):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from fl_shared.errors import ConsiliumError, ExitCode
 
@@ -40,8 +40,11 @@ def epsilon(events: Iterable[Event], *, delta: float, accountant: Accountant = "
     ``pld`` (for reports: tighter) discretises the privacy loss distribution (Doroshenko et al. 2022).
 
     Raises:
-        ConsiliumError: an event outside 0 < q <= 1, sigma >= 0, steps >= 0.
+        ConsiliumError: an event outside 0 < q <= 1, sigma >= 0, steps >= 0; another accountant.
     """
+    if accountant not in get_args(Accountant):
+        problem = f"no accountant '{accountant}': 'gdp' and other approximations understate what was spent"
+        raise ConsiliumError(f"{problem}. Use 'rdp' or 'pld'.", code=ExitCode.PRIVACY)
     total: Counter[tuple[float, float]] = Counter()
     for q, sigma, steps in events:
         if not (0 < q <= 1 and 0 <= sigma < math.inf and steps >= 0):
@@ -73,8 +76,10 @@ def _as_dp_event(event: Event) -> Any:
     return dp_event.PoissonSampledDpEvent(event.q, dp_event.GaussianDpEvent(event.sigma))
 
 
-def plan_sigma(*, q: float, steps: int, epsilon: float, delta: float) -> float:
+def plan_sigma(*, q: float, steps: int, epsilon: float, delta: float, others: Iterable[Event] = ()) -> float:
     """The smallest noise multiplier (rounded up) whose ``steps`` steps at rate ``q`` stay within ``epsilon`` (RDP).
+
+    ``others`` are events that share the budget.
 
     Raises:
         ConsiliumError: the rate, steps or budget is not positive, or no sigma reaches the budget.
@@ -85,10 +90,13 @@ def plan_sigma(*, q: float, steps: int, epsilon: float, delta: float) -> float:
         )
     from dp_accounting import dp_event, mechanism_calibration
 
+    shared = tuple(others)
     try:
         exact = mechanism_calibration.calibrate_dp_mechanism(
             lambda: _fresh("rdp"),
-            lambda sigma: dp_event.SelfComposedDpEvent(_as_dp_event(Event(q, sigma, 1)), steps),
+            lambda sigma: dp_event.ComposedDpEvent(
+                [dp_event.SelfComposedDpEvent(_as_dp_event(e), e.steps) for e in (Event(q, sigma, steps), *shared)]
+            ),
             epsilon,
             delta,
             mechanism_calibration.LowerEndpointAndGuess(0.0, 1.0),

@@ -20,6 +20,16 @@ DESCRIPTION, WEIGHTS = "bundle.json", "model.safetensors"
 CONFIG = "config.json"  # of a BERT from elsewhere; a text bundle without it reads bytes
 
 
+class Origin(Section):
+    """One training that an encoder came from. Without a description of its own, only the word of a study is known."""
+
+    provenance: Provenance
+    cohort: str = ""
+    study: str = ""
+    rounds: int = 0
+    split: str = Field(default="", description="which patients it held out: `EvaluationPlan.split`")
+
+
 class Bundle(Section):
     """Where an encoder comes from, and what it was built for.
 
@@ -41,7 +51,27 @@ class Bundle(Section):
     delta: float | None = None
     synthetic: bool = False
     study: str = Field(description="identity of the study that trained it")
+    split: str = Field(description="which patients it held out")
+    upstream: tuple[Origin, ...] = Field(default=(), description="what that study's own encoders had started from")
     package: str
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Every training that this encoder depends on, the earliest first."""
+        own = Origin(
+            provenance=self.provenance, cohort=self.cohort, study=self.study, rounds=self.rounds, split=self.split
+        )
+        return (*self.upstream, own)
+
+
+def origins_of(plan: ModalityPlan, directory: Path) -> tuple[Origin, ...]:
+    """Every training that the weights of a modality depend on; of weights from elsewhere, what the study says.
+
+    Raises:
+        ConsiliumError: the description is unreadable (exit code 11).
+    """
+    bundle = read_bundle(directory)
+    return bundle.origins if bundle is not None else (Origin(provenance=plan.provenance or "local"),)
 
 
 def read_bundle(directory: Path) -> Bundle | None:

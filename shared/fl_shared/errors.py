@@ -43,6 +43,13 @@ class Fault:
         return f"{where}: {self.key}{value}: {self.problem}. {self.mend}"
 
 
+def misfit(key: str, problem: str, mend: str, *, value: str = "") -> Fault:
+    """A fault of settings that do not fit together; the file is named later, words are quoted, the mend is ended."""
+    shown = f"'{value}'" if value and not value.isdigit() else value
+    ended = mend if mend.endswith((".", "?")) else f"{mend}."
+    return Fault(file="", key=key, value=shown, problem=problem, mend=ended)
+
+
 class UnfitError(ValueError):
     """Settings that do not fit together, found while a file is validated; the file is named later."""
 

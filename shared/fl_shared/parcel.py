@@ -9,19 +9,34 @@ Form of the bytes: 8 bytes length of the JSON header, the header ``[[name, bytes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from flwr.app import ConfigRecord, RecordDict
 
 MAX_HEADER = 8 * 2**20
 CHUNK = 16 * 2**20  # bytes of a record: what one request carries
+SMALL = 2**18  # bytes of a parcel that is not worth a request of its own
 
 
 def to_records(message: str, parts: Mapping[str, bytes]) -> RecordDict:
     """The content of a Flower message; `from_records` is its inverse."""
-    parcel = memoryview(pack(parts))
-    chunks = [bytes(parcel[start : start + CHUNK]) for start in range(0, len(parcel), CHUNK)]
+    return _records(message, _chunks(pack(parts)))
+
+
+def to_shared_records(message: str, parcel: bytes) -> RecordDict:
+    """The same of parts that are packed already and go to many sites with a message each.
+
+    A large parcel lies apart from the message, so that the same content is stored once.
+    """
+    return _records(message, [*([b""] if len(parcel) > SMALL else []), *_chunks(parcel)])
+
+
+def _chunks(parcel: bytes) -> list[bytes]:
+    return [parcel[start : start + CHUNK] for start in range(0, len(parcel), CHUNK)]
+
+
+def _records(message: str, chunks: Sequence[bytes]) -> RecordDict:
     return RecordDict(
         {str(n): ConfigRecord({"json": message if n == 0 else "", "parcel": chunk}) for n, chunk in enumerate(chunks)}
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import hashlib
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -161,20 +162,53 @@ class TrainingPlan(Section):
 
 
 class PrivacyPlan(Section):
-    """What the releases of a site promise to one patient; ``none`` must be written out."""
+    """What the releases of a site promise, and to whom; ``none`` must be written out.
 
-    mode: Literal["patient", "none"]
+    ``epsilon`` is of everything that training patients (or, in mode 'site', a whole site) pay for in this study:
+    training, statistics and recalibration together.
+    """
+
+    mode: Literal["patient", "site", "none"]
     epsilon: float | None = Field(default=None, gt=0, le=100)
     delta: float = Field(default=1e-5, gt=0, lt=1e-2)
-    clip: float = Field(default=1.0, gt=0, le=1e4, description="L2 bound of one patient's gradient")
+    clip: float = Field(
+        default=1.0, gt=0, le=1e4, description="L2 bound of one patient's gradient; of a site's update in mode 'site'"
+    )
+    records: Literal["one", "all"] = Field(
+        default="one", description="of a patient in a step: one drawn at random, or the mean gradient of all"
+    )
+    aggregation: Literal["plain", "secure"] = Field(
+        default="plain", description="'secure': the coordinator sees the sum of the sites' updates only (SecAgg+)"
+    )
+    noise: Literal["local", "distributed"] = Field(
+        default="local", description="'distributed': the sites' noises protect together, under secure aggregation"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_accountant(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "accountant" in data:
+            raise ValueError(
+                "the accountant is no choice: RDP decides, PLD is told beside it; 'gdp' understates epsilon, so that a "
+                "release would cost more than is counted. Remove 'accountant'."
+            )
+        return data
 
     @model_validator(mode="after")
-    def _patient_needs_epsilon(self) -> Self:
-        if self.mode == "patient" and self.epsilon is None:
-            raise ValueError("mode 'patient' needs 'epsilon'. Add e.g. epsilon = 8.0.")
+    def _private_needs_epsilon(self) -> Self:
+        if self.mode != "none" and self.epsilon is None:
+            raise ValueError(f"mode '{self.mode}' needs 'epsilon'. Add e.g. epsilon = 8.0.")
         if self.mode == "none" and self.epsilon is not None:
             raise ValueError("mode 'none' has no epsilon. Remove 'epsilon' or set mode = 'patient'.")
         return self
+
+
+class StatisticsPlan(Section):
+    """Counts over all sites that constants of a later study can be taken from: histograms and prevalences."""
+
+    modalities: tuple[Name, ...] = Field(default=(), description="tables and events whose fields are counted in bins")
+    tasks: tuple[Name, ...] = Field(default=(), description="binary, multilabel and multiclass tasks")
+    epsilon: float | None = Field(default=None, gt=0, le=100, description="part of privacy.epsilon; with it noised")
 
 
 class RoundsPlan(Section):
@@ -182,7 +216,11 @@ class RoundsPlan(Section):
 
     quorum: int = Field(ge=1, description="training sites whose updates must be accepted")
     deadline: float = Field(default=600.0, gt=0, description="seconds a phase waits for replies")
-    max_norm: float = Field(default=1e3, gt=0, description="L2 bound of an accepted update (difference to the base)")
+    max_norm: float | None = Field(
+        default=None,
+        gt=0,
+        description="L2 bound of an accepted update (difference to the base); 1000 when absent, not under 'secure'",
+    )
 
 
 class EvaluationPlan(Section):
@@ -192,3 +230,13 @@ class EvaluationPlan(Section):
     salt: str = Field(min_length=8, description="fixes the held-out patients")
     bootstrap: int = Field(default=1000, ge=100, le=100_000)
     min_patients: int = Field(default=10, ge=2, description="smaller cohorts release no metric")
+    epsilon: float | None = Field(
+        default=None, gt=0, le=100, description="of the judged patients: metrics come from noised histograms then"
+    )
+    recalibrate: bool = Field(default=False, description="judge the model with refitted intercepts beside the raw one")
+    recalibrate_epsilon: float | None = Field(default=None, gt=0, le=100, description="part of privacy.epsilon")
+
+    @property
+    def split(self) -> str:
+        """Names which patients are held out: equal for two studies when they are the same ones."""
+        return hashlib.sha256(f"{self.salt}\0{self.holdout}".encode()).hexdigest()

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fl_shared.metrics.table import MetricName
+from fl_shared.statistics import Statistics
 from fl_shared.study import TaskType
 from fl_shared.toml import Section
 
@@ -29,9 +30,13 @@ class StudyResult(Section):
 class PrivacyResult(Section):
     """What was promised, and what each site spent."""
 
-    mode: Literal["patient", "none"]
+    mode: Literal["patient", "site", "none"]
+    aggregation: Literal["plain", "secure"] = "plain"
+    noise: Literal["local", "distributed"] = "local"
+    trust: tuple[str, ...] = Field(default=(), description="who must be trusted for what, a sentence each")
     delta: float
     epsilon_budget: float | None
+    evaluation_epsilon: float | None = Field(default=None, description="of the judged patients; null: exact metrics")
     epsilon_spent: dict[str, float]
 
 
@@ -90,9 +95,18 @@ class Curve(Section):
         description="bands: mean predicted (x) and observed risk (y) of the low, middle and high band of predicted "
         "risk; bands with few patients are told together and have the same numbers"
     )
+    model: str = "federated"
     day: float | None = Field(default=None, description="of bands: the risk is that by this day")
     x: tuple[float, ...]
     y: tuple[float, ...]
+
+
+class Shift(Section):
+    """How far the intercept of a label was moved by recalibration; 0 where it stays."""
+
+    task: str
+    label: str
+    shift: float = Field(description="added to the logit")
 
 
 class Results(Section):
@@ -105,4 +119,6 @@ class Results(Section):
     rounds: tuple[RoundResult, ...]
     evaluation: tuple[EvaluationRow, ...]
     curves: tuple[Curve, ...]
+    shifts: tuple[Shift, ...] = Field(default=(), description="of the model 'recalibrated'")
+    statistics: Statistics | None = None
     notes: tuple[str, ...] = ()

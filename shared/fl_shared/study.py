@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from fl_shared import concepts, toml
 from fl_shared.errors import ExitCode, UnfitError
@@ -31,6 +32,7 @@ from fl_shared.plans import (
     Provenance,
     RoundsPlan,
     SitePlan,
+    StatisticsPlan,
     TrainingPlan,
 )
 from fl_shared.task import TIMED, TaskPlan, TaskType
@@ -49,6 +51,7 @@ __all__ = [
     "Provenance",
     "RoundsPlan",
     "SitePlan",
+    "StatisticsPlan",
     "Study",
     "TaskPlan",
     "TaskType",
@@ -59,7 +62,11 @@ __all__ = [
 ]
 
 STACK_SHARE = 0.2
+MAX_NORM = 1e3
 NORM = re.compile(r"(^|\.)[a-z_]*norm\d*\.", re.IGNORECASE)  # so every normalisation layer is named (tested)
+
+
+Identity = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Study(Section):
@@ -77,6 +84,10 @@ class Study(Section):
     privacy: PrivacyPlan
     rounds: RoundsPlan
     evaluation: EvaluationPlan
+    statistics: StatisticsPlan | None = None
+    constants_from: tuple[Identity, ...] = Field(
+        default=(), description="identities of studies whose statistics this study's constants were taken from"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -161,6 +172,18 @@ class Study(Section):
                 "external sites judge with heads that nobody trained."
             )
         return tuple(found)
+
+    @property
+    def pays(self) -> bool:
+        """Whether sites pay for what they release, from their privacy ledgers."""
+        return self.privacy.mode != "none" or self.evaluation.epsilon is not None
+
+    @property
+    def norm_limit(self) -> float:
+        """L2 bound of an accepted update; infinite where the coordinator cannot see one."""
+        if self.privacy.aggregation == "secure":
+            return math.inf
+        return MAX_NORM if self.rounds.max_norm is None else self.rounds.max_norm
 
     def sampling_rate(self, site: str) -> float:
         """Poisson rate q of a site: expected patients a step over declared patients."""

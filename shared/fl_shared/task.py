@@ -10,6 +10,10 @@ from fl_shared.toml import Name, Section
 
 TaskType = Literal["binary", "multilabel", "multiclass", "regression", "survival", "competing", "segmentation"]
 TIMED = ("survival", "competing")
+RISKY = ("binary", "multilabel")
+"""Types that predict a risk a label."""
+CLASSED = (*RISKY, "multiclass")
+"""Types whose outcomes are classes."""
 
 
 class TaskPlan(Section):

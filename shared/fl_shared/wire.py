@@ -10,10 +10,11 @@ import hashlib
 import io
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, StringConstraints
 
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.toml import Section
@@ -22,7 +23,8 @@ Arrays = Mapping[str, NDArray[np.generic]]
 """Parameter name (``fusion.…``, ``heads.…``, ``encoders.ecg.…``) -> array."""
 
 MAX_ARRAY_BYTES = 2**31
-WIRE_DTYPES = frozenset({"float32", "int64"})  # int64: counters of a few layers; never floats of other widths
+WIRE_DTYPES = frozenset({"float32", "int64", "uint8"})
+"""int64: masked updates, counters of a few layers; uint8: keys and sealed shares; never floats of other widths."""
 
 
 class Code(StrEnum):
@@ -36,6 +38,7 @@ class Code(StrEnum):
     NO_PRIVACY_FORBIDDEN = "site-requires-privacy"
     BUDGET = "privacy-budget-exhausted"
     LEDGER = "privacy-ledger-refuses"
+    PROVENANCE = "provenance-forbids-release"
     DATA = "site-data-rejected"
     TOO_FEW = "cohort-too-small"
     TRAINER = "trainer-failed"
@@ -44,20 +47,39 @@ class Code(StrEnum):
     DEADLINE = "site-deadline"
     BUSY = "site-busy"
     UNREACHABLE = "runtime-unreachable"
+    WITHDRAWN = "site-withdrew"
+    SECURE = "secure-aggregation-refused"
+
+
+Digest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+Kind = Literal["hello", "statistics", "keys", "shares", "train", "unmask", "encoders", "recalibrate", "evaluate"]
+
+ModelName = Literal["federated", "recalibrated"]
+
+
+class Mark(Section):
+    """The last row of a site's ledger: its number and hash. It grows only, so that a ledger put back is found."""
+
+    seq: int = Field(ge=0)
+    hash: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Request(Section):
     """What the coordinator asks of a site.
 
-    hello: who are you, and is this study approved; train: one round from the arrays of the shared groups;
-    encoders: release the local encoders (study permitting); evaluate: judge the arrays on this site's patients.
+    hello: who are you, and is this study approved; statistics: the study's counts, before the first round; train: one
+    round from the arrays of the shared groups (under secure aggregation after keys and shares, and before unmask);
+    encoders: release the local encoders (study permitting); recalibrate: what the intercepts are refitted from;
+    evaluate: judge the arrays on this site's patients.
     """
 
-    kind: Literal["hello", "train", "encoders", "evaluate"]
-    study: str
-    round: int = 0
-    base: str = ""  # digest of the arrays sent along
-    initial: str = ""  # digest of the whole initial model, so that local encoders start from the same weights
+    kind: Kind
+    study: str = Field(max_length=64)
+    round: int = Field(default=0, ge=0, lt=2**31)
+    base: Digest = ""  # digest of the arrays sent along
+    initial: Digest = ""  # digest of the whole initial model, so that local encoders start from the same weights
+    model: ModelName = "federated"  # evaluate: under which name results are told
+    ledger: Mark | None = None  # the last mark that this site has told: its ledger must still hold that row
 
 
 class Reply(Section):
@@ -70,6 +92,7 @@ class Reply(Section):
     package: str = ""
     approved: bool = False
     epsilon: float | None = None
+    ledger: Mark | None = None
     evaluation: tuple[EvaluationRow, ...] = ()
     curves: tuple[Curve, ...] = ()
 

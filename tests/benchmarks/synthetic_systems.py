@@ -1,9 +1,12 @@
 """Every system on the SYNTHETIC cohort: pooled, federated, and each site alone; AUROC of death within a year.
 
 Judged on the held-out patients of all training sites together (internal) and at the site that never trained (external).
-No privacy. The oracle is the AUROC of the true risk against the drawn outcome on the same samples: more than any reader
-of the files can know. The sites are those of `fl-sites synthesize`, the external one is called delta; without --sites
-they are drawn first.
+No privacy. Two figures stand beside, of the same samples. The oracle is the AUROC of the true risk: that knows what no
+file holds, the days to the patient's later records and the state from which a record's state wavers. The reader is the
+AUROC of that risk's own formula at what the record was drawn from, exactly: what learning can come close to.
+
+The sites are those of `fl-sites synthesize`, the external one is called delta; without --sites they are drawn first.
+The first of --systems is held against the oracle; with --keep the figures are stored under that name.
 
     python tests/benchmarks/synthetic_systems.py --sites DIR --systems attention,medfuse --seeds 1
 """
@@ -22,13 +25,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from targets import Figure, keep
 
 from fl_client.data.cohort import Cohort
 from fl_client.data.load import load_cohort
+from fl_client.training.judge import Judge, predict
 from fl_client.training.loop import Trainer
+from fl_client.training.rows import as_batch
 from fl_server.aggregation import aggregate, weighted_mean
 from fl_shared.metrics.discrimination import auroc
-from fl_shared.models.build import build_model, select
+from fl_shared.metrics.evaluate import evaluate_predictions
+from fl_shared.models.build import build_model, load, select
 from fl_shared.models.systems import SYSTEMS
 from fl_shared.site import Site, load_site
 from fl_shared.study import Study
@@ -36,26 +44,32 @@ from fl_sites.synthetic.cohort import EVALUATION, synthesize
 from fl_sites.synthetic.studies import study_file
 
 MODALITIES = ("cine", "ecg", "ehr", "series", "text")  # the EHR: a table and series
-POOLED = "pooled"
+POOLED, FEDERATED, ALONE = "pooled", "federated", "only "
+INTERNAL, EXTERNAL = "internal", "external"
+WHERE = (INTERNAL, EXTERNAL)
+Measured = NDArray[np.float64]  # AUROC and the ends of its interval
+TASK = "death"  # is judged; trained with the usual study's other task, which shares its latent state
 TOKENS = 192  # of a text: half of the usual study's, for time
+ENCODERS: Mapping[str, Mapping[str, str]] = {"attention": {"series": "events_summary"}}  # beside a system's own
+NEAR_ORACLE, NEAR_POOLED = 0.03, 0.02  # AUROC that pooled training may lose to the oracle, and federated to pooled
 
 
 def make_study(
     system: str, patients: Mapping[str, Iterable[str]], *, seed: int, modalities: Sequence[str], **training: Any
 ) -> Study:
-    """The death of the synthetic cohort by one system over all modalities; of several sites the last is external."""
+    """The usual tasks of the cohort by one system over the modalities; of several sites the last is external."""
     usual = study_file(patients, seed=seed, evaluation=EVALUATION, modalities=modalities, system="attention")
     body = usual.model_dump(mode="json", by_alias=True, exclude_none=True)
-    for plan in body["modalities"].values():
+    for name, plan in body["modalities"].items():
         del plan["encoder"]  # the system's own
+        plan |= {"encoder": chosen} if (chosen := ENCODERS.get(system, {}).get(name)) else {}
         plan["max_tokens"] = min(plan.get("max_tokens", TOKENS), TOKENS)
     body |= {
-        "tasks": {"death": {"type": "binary"}},
         "model": {"system": system, "width": 32},
         "privacy": {"mode": "none"},
         "training": {"batch": 32, "encoders": "shared", **training},
     }
-    body["evaluation"] |= {"bootstrap": 100}
+    body["evaluation"] |= {"bootstrap": 200}
     return Study.model_validate(body)
 
 
@@ -91,7 +105,8 @@ def site_at(folder: Path, name: str) -> Site:
 def trained(study: Study, cohorts: Mapping[str, Cohort], scratch: Path) -> Mapping[str, Any]:
     """The final arrays of a federation of the study's training sites."""
     trainers = {n: Trainer(study=study, site=site_at(scratch, n), cohort=cohorts[n]) for n in study.train_sites}
-    model, state = select(build_model(study)), {}
+    model: Mapping[str, Any] = select(build_model(study))
+    state: Mapping[str, Any] = {}
     for number in range(1, study.training.rounds + 1):
         base = {name: array for name, array in model.items() if study.is_shared(name)}
         changing = {name: array for name, array in base.items() if study.releases(name, number)}
@@ -100,26 +115,35 @@ def trained(study: Study, cohorts: Mapping[str, Cohort], scratch: Path) -> Mappi
         changed, state = aggregate(
             study=study, round_number=number, base=changing, updates=updates, state=state if same else {}
         )
-        model |= changed
+        model = {**model, **changed}
     if study.keeps_local:
         local = {name: array for name, array in model.items() if study.is_local(name)}
-        model |= weighted_mean(study=study, base=local, updates={n: t.encoders() for n, t in trainers.items()})
+        own = weighted_mean(study=study, base=local, updates={n: t.encoders() for n, t in trainers.items()})
+        model = {**model, **own}
     return {n: a for n, a in model.items() if study.is_shared(n) or study.is_local(n)}
 
 
-def judged(study: Study, arrays: Mapping[str, Any], cohort: Cohort, scratch: Path) -> float:
+def judged(study: Study, arrays: Mapping[str, Any], cohort: Cohort, scratch: Path) -> Measured:
     """AUROC of death from all modalities: held-out patients of a training site, all of an external one."""
-    rows, _ = Trainer(study=study, site=site_at(scratch, cohort.site), cohort=cohort).evaluate(arrays=arrays)
-    found = next(r.value for r in rows if r.metric == "auroc" and r.modalities == "all")
-    return float("nan") if found is None else found
+    model, batch, site = build_model(study), as_batch(cohort, device=torch.device("cpu")), site_at(scratch, cohort.site)
+    load(model, arrays)
+    rows, plan = Judge(study=study, site=site, cohort=cohort).rows(), study.tasks[TASK]
+    said = predict(model, batch, rows=rows, tasks={TASK: plan}, subsets={"all": tuple(study.modalities)})["all"]
+    found, _ = evaluate_predictions(
+        site=site.name, role=study.sites[site.name].role, task=TASK, plan=plan, modalities="all", model="",
+        predictions=said.predictions[TASK], targets=said.targets[TASK], mask=said.mask[TASK],
+        patients=cohort.patient[said.rows], bootstrap=study.evaluation.bootstrap, seed=study.seed, min_patients=2,
+    )  # fmt: skip
+    row = next(row for row in found if row.metric == "auroc")
+    return np.array([row.value, row.ci_low, row.ci_high], dtype=np.float64)
 
 
 def compare(
     system: str, cohorts: Mapping[str, Cohort], *, seed: int, modalities: Sequence[str], **training: Any
-) -> dict[str, tuple[float, float]]:
-    """Internal and external AUROC by who trained."""
+) -> dict[str, dict[str, Measured]]:
+    """AUROC by who trained, and where it is judged."""
     *train, outside = cohorts
-    groups = {POOLED: (POOLED,), "federated": tuple(train), **{f"only {name}": (name,) for name in train}}
+    groups = {POOLED: (POOLED,), FEDERATED: tuple(train), **{f"{ALONE}{name}": (name,) for name in train}}
     known = {**cohorts, POOLED: together([cohorts[name] for name in train])}
     studies = {}
     for who, members in groups.items():
@@ -137,21 +161,63 @@ def compare(
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             arrays = trained(study, known, Path(folder))
-            both = [judged(studies[POOLED], arrays, known[name], Path(folder)) for name in (POOLED, outside)]
-        found[who] = (both[0], both[1])
+            judges = zip(WHERE, (POOLED, outside), strict=True)
+            found[who] = {where: judged(studies[POOLED], arrays, known[name], Path(folder)) for where, name in judges}
         seconds = time.monotonic() - began
-        print(f"{system:14} seed {seed} {who:12} {both[0]:.3f}  {both[1]:.3f}  {seconds:5.0f} s", flush=True)
+        print(f"{system:14} seed {seed} {who:12} {_shown(found[who])}  {seconds:5.0f} s", flush=True)
     return found
 
 
-def oracle(sites: Path, names: Sequence[str], *, held_out: bool) -> float:
-    """AUROC of the true risk of death: held-out samples of the sites together, or all."""
-    truth = pd.concat([pd.read_csv(sites / "truth" / f"{name}.csv") for name in names])
-    truth = truth[truth["held_out"] == 1] if held_out else truth
-    return auroc(truth["risk_death"].to_numpy(), truth["death"].to_numpy())
+def _shown(measured: Mapping[str, Measured]) -> str:
+    return "  ".join("{:.3f} ({:.3f}-{:.3f})".format(*measured[where]) for where in WHERE)
+
+
+def truth(sites: Path, name: str) -> pd.DataFrame:
+    """The latent state and true risk of each sample of a site, and the age that its table tells."""
+    encoding = load_site(sites / name).encoding
+    told = pd.read_csv(sites / name / "samples.csv", usecols=["sample_id", "age"], encoding=encoding, dtype=str)
+    found = pd.read_csv(sites / "truth" / f"{name}.csv", dtype={"sample_id": str}).merge(told, on="sample_id")
+    return found.assign(reader=1.5 * found["severity"] + 0.05 * found["age"].astype(float))
+
+
+def bounds(sites: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """AUROC of oracle and reader: held-out samples of the training sites together, and the external site."""
+    inside = pd.concat([truth(sites, name) for name in names[:-1]])
+    judges = {INTERNAL: inside[inside["held_out"] == 1], EXTERNAL: truth(sites, names[-1])}
+    columns = {"oracle": "risk_death", "reader": "reader"}
+    return {
+        who: {where: auroc(rows[column].to_numpy(), rows[TASK].to_numpy()) for where, rows in judges.items()}
+        for who, column in columns.items()
+    }
+
+
+def figures(system: str, found: Mapping[str, Mapping[str, Measured]], best: Mapping[str, float] | None) -> list[Figure]:
+    """A system's table; ``best``: the oracle's AUROC, where pooled training is held against it."""
+    listed = []
+    for who, by_where in found.items():
+        for where, (value, low, high) in by_where.items():
+            target = None
+            if who == FEDERATED:
+                target = found[POOLED][where][0] - NEAR_POOLED
+            elif who == POOLED and best is not None:
+                target = best[where] - NEAR_ORACLE
+            what = f"{system}, {who}, {where}"
+            listed.append(Figure(what=what, value=value, low=low, high=high, target=target))
+    alone = max(by_where[EXTERNAL][0] for who, by_where in found.items() if who.startswith(ALONE))
+    what = f"{system}, federated against the best site alone, external"
+    return [*listed, Figure(what=what, value=found[FEDERATED][EXTERNAL][0], target=alone)]
+
+
+def cohorts_of(sites: Path, modalities: Sequence[str]) -> dict[str, Cohort]:
+    """Every site's cohort, the external one last."""
+    names = sorted((path.parent.name for path in sites.glob("*/site.toml")), key=lambda name: (name == "delta", name))
+    plan = {name: [str(k) for k in range(100)] for name in names}  # only read with it
+    study = make_study("attention", plan, seed=0, modalities=modalities, rounds=1, steps=1)
+    return {name: load_cohort(load_site(sites / name), study)[0] for name in names}
 
 
 def main() -> None:
+    """Train and judge every system; tell and perhaps keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=Path, help="of fl-sites synthesize; drawn into a temporary folder when absent")
     parser.add_argument("--patients", type=int, default=600, help="of each drawn site")
@@ -161,6 +227,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seeds", default="1")
+    parser.add_argument("--keep", metavar="NAME", help="store the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -169,24 +236,35 @@ def main() -> None:
         sites = args.sites or Path(folder) / "sites"
         if args.sites is None:
             synthesize(sites, sites=["alpha", "beta", "gamma", "delta"], patients=args.patients, seed=11)
-        names = sorted(path.parent.name for path in sites.glob("*/site.toml"))
-        names.sort(key=lambda name: name == "delta")
-        plan = {name: [str(k) for k in range(100)] for name in names}  # only read with it
-        study = make_study("attention", plan, seed=0, modalities=modalities, rounds=1, steps=1)
-        cohorts = {name: load_cohort(load_site(sites / name), study)[0] for name in names}
-        inside, outside = oracle(sites, names[:-1], held_out=True), oracle(sites, names[-1:], held_out=False)
-        print(f"{'':14} {'':6} {'':12} internal external\n{'oracle':34} {inside:.3f}  {outside:.3f}", flush=True)
-        for system in args.systems.split(","):
-            found = [
+        cohorts = cohorts_of(sites, modalities)
+        bound = bounds(sites, list(cohorts))
+        for who, by_where in bound.items():
+            print(f"{who:34} {by_where[INTERNAL]:.3f}  {by_where[EXTERNAL]:.3f}", flush=True)
+        listed = [Figure(what=f"{who}, {w}", value=value) for who, by in bound.items() for w, value in by.items()]
+        for number, system in enumerate(args.systems.split(",")):
+            each = [
                 compare(
                     system, cohorts, seed=int(seed), modalities=modalities,
                     rounds=args.rounds, steps=args.steps, learning_rate=args.rate,
                 )
                 for seed in args.seeds.split(",")
             ]  # fmt: skip
-            for who in found[0]:
-                mean = np.mean([f[who] for f in found], axis=0)
-                print(f"{system:14} mean of {len(found)} {who:12} {mean[0]:.3f}  {mean[1]:.3f}", flush=True)
+            found = {who: {w: np.mean([seed[who][w] for seed in each], axis=0) for w in WHERE} for who in each[0]}
+            listed += figures(system, found, bound["oracle"] if number == 0 else None)
+            if args.keep:
+                patients = round(np.mean([len(cohort.patient_ids) for cohort in cohorts.values()]))
+                title = (
+                    f"Synthetic cohort, AUROC of death within a year: {patients} patients a site, "
+                    f"{', '.join(modalities)}, {args.rounds} rounds of {args.steps} steps, seeds {args.seeds}"
+                )
+                keep(args.keep, title=title, command=command(args), figures=listed)
+
+
+def command(args: argparse.Namespace) -> str:
+    """What makes the table again."""
+    said = {"patients": args.patients, "systems": args.systems, "modalities": args.modalities, "rounds": args.rounds}
+    said |= {"steps": args.steps, "rate": args.rate, "seeds": args.seeds, "keep": args.keep}
+    return " ".join(["python tests/benchmarks/synthetic_systems.py", *(f"--{k} {v}" for k, v in said.items())])
 
 
 if __name__ == "__main__":

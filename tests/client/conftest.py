@@ -13,6 +13,7 @@ import pytest
 
 from fl_client.approval import approve
 from fl_client.service import SiteService
+from fl_shared.counts import recalibration_schema, statistics_schema
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.site import Site, load_site
 from fl_shared.study import Study, load_study
@@ -73,6 +74,9 @@ class StubPool:
     def __init__(self) -> None:
         self.trained: list[tuple[int, float | None]] = []
         self.evaluated = 0
+        self.judged: list[tuple[str, float | None]] = []
+        self.counted: list[tuple[str, float | None]] = []
+        self.count: Callable[[Any], Arrays] | None = None  # replaces counting
         self.action: Callable[[Arrays], Arrays] | None = None  # replaces training
         self.rows: list[EvaluationRow] = []
         self.curves: list[Curve] = []
@@ -96,7 +100,26 @@ class StubPool:
     def encoders(self, study: Study, *, deadline: float) -> Arrays:
         return {n: np.ones(s, d) for n, (s, d) in SCHEMA.items() if n.startswith(("encoders.", "adapters."))}
 
-    def evaluate(self, study: Study, *, arrays: Arrays, deadline: float) -> tuple[list[EvaluationRow], list[Curve]]:
+    def statistics(self, study: Study, *, sigma: float | None, deadline: float) -> Arrays:
+        self.counted.append(("statistics", sigma))
+        return self._counts(statistics_schema(study), sigma)
+
+    def recalibration(
+        self, study: Study, *, arrays: Arrays, tasks: tuple[str, ...], sigma: float | None, deadline: float
+    ) -> Arrays:
+        self.counted.append(("recalibrate", sigma))
+        return self._counts(recalibration_schema(study, tasks), sigma)
+
+    def _counts(self, schema: Any, sigma: float | None) -> Arrays:
+        if self.count is not None:
+            return self.count(schema)
+        noise = np.random.default_rng()
+        return {n: (np.full(s, 20) + (sigma or 0) * noise.normal(size=s)).astype(d) for n, (s, d) in schema.items()}
+
+    def evaluate(
+        self, study: Study, *, arrays: Arrays, name: str = "federated", sigma: float | None = None, deadline: float
+    ) -> tuple[list[EvaluationRow], list[Curve]]:
+        self.judged.append((name, sigma))
         self.evaluated += 1
         return self.rows, self.curves
 

@@ -7,7 +7,7 @@ from fl_client.egress import Egress, EgressRefusedError, schema_bytes
 from fl_shared.metrics.evaluate import evaluate_predictions
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import load_study
-from fl_shared.wire import Code, digest, from_npy
+from fl_shared.wire import Code, Mark, Reply, digest, from_npy
 
 SCHEMA = {"heads.death.bias": ((2,), "float32")}
 GOOD = {"heads.death.bias": np.ones(2, np.float32)}
@@ -97,6 +97,15 @@ def test_rows_that_may_leave(gate, study, good) -> None:
         (row(label="patient 7"), Code.EGRESS),
         (row(modalities="ehr+cine"), Code.EGRESS),
         (row(model="Zhang San"), Code.EGRESS),
+        (row(model="Zhang_San"), Code.EGRESS),
+        (row(modalities="ehr+ehr"), Code.EGRESS),
+        (row(value=0.71234567), Code.EGRESS),  # more digits than a metric is told with
+        (row(ci_high=0.8000001), Code.EGRESS),
+        (row(value=0.71), Code.EGRESS),  # the same metric a second time
+        (
+            row(note="7% of resamples were left out: not defined on them; " * 2 + "not defined on these patients"),
+            Code.EGRESS,
+        ),
         (row(note="patient Zhang San"), Code.EGRESS),
         (row(note="mean of 1 of 2 labels, without Zhang"), Code.EGRESS),
         (row(value=1.5), Code.EGRESS),
@@ -126,12 +135,43 @@ def test_rows_that_stay(gate, study, bad, code) -> None:
         curve(x=tuple(np.linspace(0, 1, 102)), y=tuple(np.linspace(0, 1, 102))),
         curve(kind="bands", day=30.0, x=(0.1, 0.2, 0.3), y=(0.1, 0.2, 0.3)),  # a binary task has no windows
         curve(day=30.0),
+        curve(x=(0.0, 0.12345)),
     ],
 )
 def test_curves_that_stay(gate, study, bad) -> None:
     assert metrics(gate, study, [row()], [curve()])[1] == (curve(),)
     with pytest.raises(EgressRefusedError):
         metrics(gate, study, [row()], [bad])
+
+
+def test_results_of_one_thing_leave_once(gate, study) -> None:
+    with pytest.raises(EgressRefusedError):
+        metrics(gate, study, [row()], [curve(), curve(y=(0.0, 0.9))])
+
+
+def test_metrics_have_a_byte_budget(gate, study, monkeypatch) -> None:
+    assert metrics(gate, study, [row()])
+    monkeypatch.setattr("fl_client.egress.METRICS_BYTES", 100)
+    with pytest.raises(EgressRefusedError, match="bytes exceed"):
+        metrics(gate, study, [row()])
+
+
+def test_a_reply_has_no_room_for_free_text() -> None:
+    """Every field of a reply, and of what it holds, is of a kind that the gate or a fixed list decides."""
+    decided = {
+        Reply: {
+            "status", "code", "site", "role", "package", "approved", "epsilon", "ledger", "evaluation", "curves",
+        },
+        EvaluationRow: {
+            "site", "role", "task", "label", "modalities", "model", "metric", "value", "ci_low", "ci_high", "n",
+            "events", "note",
+        },
+        Curve: {"site", "task", "label", "modalities", "model", "kind", "day", "x", "y"},
+        Mark: {"seq", "hash"},
+    }  # fmt: skip
+    for model, fields in decided.items():
+        new = set(model.model_fields) - fields
+        assert not new, f"{model.__name__}.{new}: let the gate decide on it, then name it here"
 
 
 EVERY_TYPE = """
@@ -226,8 +266,9 @@ def bands(**changes):
 
 def test_bands_that_may_leave(gate, every_type) -> None:
     rows = [timed("", events=60), timed("90d", events=40), row(task="cause", metric="harrell_c", label="cardiac")]
-    curves = [bands(), bands(x=(0.2, 0.2, 0.2)), bands(task="cause", label="cardiac", day=100.0)]
-    assert metrics(gate, every_type, rows, curves)[1] == tuple(curves)
+    other = bands(task="cause", label="cardiac", day=100.0)
+    for curves in ([bands(), other], [bands(x=(0.2, 0.2, 0.2)), other]):
+        assert metrics(gate, every_type, rows, curves)[1] == tuple(curves)
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,8 @@ def test_a_stopped_pretraining_goes_on_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         pretrain(site, study, plan("ehr"), out=tmp_path / "again", done=stop)
     computed: list[int] = []
-    original = SiteService._compute
-    monkeypatch.setattr(
-        SiteService, "_compute", lambda self, r, *a: (computed.append(r.round), original(self, r, *a))[1]
-    )
+    original = Trainer.train
+    monkeypatch.setattr(Trainer, "train", lambda self, **a: (computed.append(a["round"]), original(self, **a))[1])
     again = pretrain(site, study, plan("ehr"), out=tmp_path / "again")
     assert computed == [2]
     assert again["ehr"][1] == whole["ehr"][1]

@@ -351,15 +351,15 @@ def test_everything_is_audited(make_house) -> None:
     house.ask("evaluate")
     audit = house.service._audit
     assert [entry["action"] for entry in audit.rows()] == ["approve", "train", "train", "evaluate"]
-    releases = list(house.service._egress.log.rows())
+    releases = list(house.service._desk.egress.log.rows())
     assert [(r["action"], r["round"]) for r in releases] == [
         ("release-train", 1), ("release-train", 1), ("release-evaluate", 1),
     ]  # fmt: skip
     assert releases[0]["sha256"] == releases[1]["sha256"]
-    assert audit.verify() is None and house.service._egress.log.verify() is None
+    assert audit.verify() is None and house.service._desk.egress.log.verify() is None
     lines = house.site.state_dir / "egress.jsonl"
     lines.write_text(lines.read_text().replace('"round":1', '"round":2', 1))
-    assert house.service._egress.log.verify() == 1
+    assert house.service._desk.egress.log.verify() == 1
 
 
 def test_state_is_private(make_house) -> None:
@@ -379,7 +379,7 @@ def test_stored_study_must_hash_to_its_name(make_house) -> None:
 def test_a_full_disk_is_seen_before_anything_is_paid(make_house, monkeypatch) -> None:
     house = make_house()
     with monkeypatch.context() as patch:
-        patch.setattr("fl_client.service.shutil.disk_usage", lambda path: SimpleNamespace(free=100))
+        patch.setattr("fl_client.jobs.desk.shutil.disk_usage", lambda path: SimpleNamespace(free=100))
         codes = [house.ask("train")[0].code for _ in range(3)]
     assert codes == [Code.TRAINER] * 3
     assert house.ledger() == [] and house.pool.trained == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,10 @@ def test_each_phase_releases_its_own_and_pays_the_same_price(make_house) -> None
     assert house.pool.trained == [(1, sigma), (2, sigma)]
     rows = [row for row in house.ledger() if row["state"] == "RESERVED"]
     assert len({row["parameter_set_hash"] for row in rows}) == 2
-    assert {row["sigma"] for row in rows} == {sigma} and {row["provenance_hash"] for row in rows} == {"1" * 64}
+    assert {row["sigma"] for row in rows} == {sigma}
+    (table,) = {row["provenance_hash"] for row in rows}
+    content = (house.site.state_dir / "provenance" / f"{table}.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == table
     assert second[0].epsilon == pytest.approx(epsilon([Event(0.1, sigma, 6)], delta=1e-5))
     assert second[0].epsilon <= 8.0
 
@@ -63,7 +68,7 @@ def test_rounds_in_any_order_cost_no_more(make_house, order) -> None:
     assert len(house.pool.trained) == 2  # the same request again is the same bytes, unpaid
 
 
-@pytest.mark.parametrize("number", [-1, 0, 3, 10**9])
+@pytest.mark.parametrize("number", [0, 3, 10**9])
 def test_rounds_of_no_phase_are_refused(make_house, number) -> None:
     house = make_house(extra=PHASES)
     assert house.ask("train", round=number)[0].code is Code.BAD_REQUEST
@@ -87,9 +92,11 @@ def test_what_another_phase_trains_does_not_leave(make_house) -> None:
 
 def test_the_byte_budget_is_that_of_the_phase(make_house, monkeypatch) -> None:
     house, budgets = make_house(extra=PHASES), []
-    release = house.service._egress.release_arrays
+    release = house.service._desk.egress.release_arrays
     monkeypatch.setattr(
-        house.service._egress, "release_arrays", lambda a, **k: (budgets.append(k["byte_budget"]), release(a, **k))[1]
+        house.service._desk.egress,
+        "release_arrays",
+        lambda a, **k: (budgets.append(k["byte_budget"]), release(a, **k))[1],
     )
     released(house, 1)
     released(house, 2)
@@ -99,7 +106,7 @@ def test_the_byte_budget_is_that_of_the_phase(make_house, monkeypatch) -> None:
 
 def test_a_phase_that_trains_only_what_stays_releases_nothing(make_house) -> None:
     house = make_house(extra=OWN)
-    assert released(house, 1) == (house.service._reply(house.study), {})
+    assert released(house, 1) == (house.service._desk.reply(house.study), {})
     assert [row["state"] for row in house.ledger()] == ["RESERVED", "COMMITTED"]  # the encoders may leave later
     house.restart()
     assert released(house, 1)[1] == {} and len(house.pool.trained) == 1

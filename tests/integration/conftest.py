@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-for name in ("federation", "in_process"):
+for name in ("federation", "in_process", "killed_site"):
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -18,5 +18,7 @@ for name in ("federation", "in_process"):
 @pytest.fixture(scope="session")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One federation for all integration tests: starting it costs most of their time."""
-    with sys.modules["federation"].federation(tmp_path_factory.mktemp("fed")) as made:
-        yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # the coordinator finds a test's ServerApp there
+        with sys.modules["federation"].federation(tmp_path_factory.mktemp("fed")) as made:
+            yield made

@@ -84,7 +84,7 @@ def federation(root: Path) -> Iterator[Federation]:
     home = superlink.Home(path=root / "coordinator")
     with contextlib.ExitStack() as stack:
         stack.enter_context(superlink.running(home))
-        ray = stack.enter_context(shared_ray(root / "ray", cpus=3))
+        ray = stack.enter_context(shared_ray(root / "ray", cpus=4))
         made = Federation(root=root, home=home, ray=ray, stack=stack)
         for name in ("alpha", "beta", "gamma"):
             superlink.register(home, site=name, public_key=ensure_key(load_site(made.sites / name))[1])

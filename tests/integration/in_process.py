@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from fl_client.approval import approve_study
@@ -25,10 +25,11 @@ class DirectFleet:
         self._services = services
 
     def hello(
-        self, sites: Collection[str], request: Request, *, deadline: float, arrived: Arrived
+        self, requests: Mapping[str, Request], *, deadline: float, arrived: Arrived
     ) -> Mapping[str, Answer | Missing]:
         """See `Fleet`."""
-        return self.ask({site: (request, {}) for site in sites}, deadline=deadline, arrived=arrived)
+        questions: dict[str, Question] = {site: (request, {}) for site, request in requests.items()}
+        return self.ask(questions, deadline=deadline, arrived=arrived)
 
     def ask(
         self, questions: Mapping[str, Question], *, deadline: float, arrived: Arrived

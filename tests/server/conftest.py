@@ -31,7 +31,7 @@ def build_study(**changes) -> Study:
         "evaluation": {"salt": "saltsalt"},
     }
     for key, value in changes.items():
-        plan[key] = {**plan[key], **value} if isinstance(plan[key], dict) else value
+        plan[key] = {**plan.get(key, {}), **value} if isinstance(value, dict) else value
     return Study.model_validate(plan)
 
 
@@ -56,8 +56,9 @@ class FakeFleet:
         self.epsilon = dict.fromkeys(study.sites, 0.0)
         self.outbox: dict = {}
 
-    def hello(self, sites, request, *, deadline, arrived):
-        return self.ask(dict.fromkeys(sites, (request, {})), deadline=deadline, arrived=arrived)
+    def hello(self, requests, *, deadline, arrived):
+        questions = {site: (request, {}) for site, request in requests.items()}
+        return self.ask(questions, deadline=deadline, arrived=arrived)
 
     def ask(self, questions, *, deadline, arrived):
         return {site: self._answer(site, request, arrays, arrived) for site, (request, arrays) in questions.items()}

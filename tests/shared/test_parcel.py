@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_shared.parcel import CHUNK, from_records, pack, to_records, unpack
+from fl_shared.parcel import CHUNK, SMALL, from_records, pack, to_records, to_shared_records, unpack
 
 
 @given(st.dictionaries(st.text(max_size=20), st.binary(max_size=50)))
@@ -39,6 +39,15 @@ def test_a_message_is_one_record_for_each_chunk(size: int) -> None:
     records = to_records("{}", parts)
     assert from_records(records) == ("{}", parts)
     assert len(records) == 1 + (8 + len(b'[["fusion.w", 00000000], ["heads.b", 1]]') + size) // CHUNK
+
+
+@pytest.mark.parametrize("size", [3, SMALL + 1, CHUNK + 1])
+def test_what_many_sites_get_is_the_same_object(size: int) -> None:
+    parts = {"fusion.w": b"x" * size}
+    one, other = (to_shared_records(text, pack(parts)) for text in ("{}", '{"a":1}'))
+    assert (from_records(one), from_records(other)) == (("{}", parts), ('{"a":1}', parts))
+    same = {key for key in one if one[key].object_id == other[key].object_id}
+    assert same == set(one) - {"0"} and len(one) == (1 if size == 3 else 2 + size // CHUNK)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from fl_shared.toml import Section
 
 LOCK_SECONDS = 60.0  # another process holds the lock for one row only
 State = Literal["RESERVED", "COMMITTED", "VOID"]
+Purpose = Literal["training", "statistics", "recalibration", "evaluation"]
+Unit = Literal["patient", "site"]
 
 
 class Row(Section):
@@ -29,9 +31,10 @@ class Row(Section):
     seq: int
     prev_hash: str
     cohort_id: str
-    unit: Literal["patient"] = "patient"
+    unit: Unit
     adjacency: Literal["add-remove"] = "add-remove"
-    mechanism: Literal["poisson-sampled-gaussian"] = "poisson-sampled-gaussian"
+    mechanism: Literal["poisson-sampled-gaussian", "gaussian"]
+    purpose: Purpose
     state: State
     reservation: int
     study: str
@@ -68,6 +71,8 @@ class Chain:
         self._head = folder / "ledger.head"
         self._lock = folder / "ledger.lock"
         self._cohort = cohort
+        # length and digest of the bytes that were checked, and their rows: a long ledger is read at every release
+        self._verified: tuple[int, bytes, tuple[Row, ...]] = (0, hashlib.sha256(b"").digest(), ())
         self.genesis = hashlib.sha256(f"ledger\0{cohort}".encode()).hexdigest()
 
     def create(self) -> None:
@@ -104,9 +109,13 @@ class Chain:
         """All acknowledged rows; a last line without its newline was never acknowledged and is left out."""
         if not (self.path.exists() and self._head.exists()):
             raise self.error("the ledger is missing", "Restore it; only a new cohort starts a new ledger.")
-        lines = self.path.read_bytes().split(b"\n")[:-1]
-        rows: list[Row] = []
-        for number, line in enumerate(lines, start=1):
+        content = self.path.read_bytes()
+        content = content[: content.rfind(b"\n") + 1]
+        size, digest, known = self._verified
+        if hashlib.sha256(content[:size]).digest() != digest:  # not the very bytes that were checked: all anew
+            size, known = 0, ()
+        rows = list(known)
+        for number, line in enumerate(content[size:].split(b"\n")[:-1], start=len(rows) + 1):
             try:
                 row = Row.model_validate_json(line)
             except ValidationError as error:
@@ -116,6 +125,7 @@ class Chain:
                 raise self.error("row does not fit the chain: edited, moved or removed", "Restore it.", row=number)
             rows.append(row)
         self._check_head(rows)
+        self._verified = len(content), hashlib.sha256(content).digest(), tuple(rows)
         return rows
 
     def _check_head(self, rows: Sequence[Row]) -> None:

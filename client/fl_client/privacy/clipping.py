@@ -15,6 +15,7 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from torch import Tensor, nn
 
 from fl_client.privacy import norms as _norm_rules  # noqa: F401 - registers its rules with opacus
+from fl_client.training.rows import span
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.models.interface import Batch, take
 
@@ -54,7 +55,7 @@ def refuse_banned(model: nn.Module) -> None:
 
 
 def _problem(module: nn.Module) -> str:
-    own = any(p.requires_grad for p in module.parameters(recurse=False))
+    own = bool(_own(module))
     kind = type(module).__name__
     trained = any(p.requires_grad for p in module.parameters())
     if kind in _BANNED and (trained or "mixes" in _BANNED[kind]):
@@ -85,6 +86,7 @@ class GhostClipper:
         self._hooked = GradSampleModuleFastGradientClipping(model, loss_reduction="sum", strict=False)
         self._hooked.disable_hooks()
         self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._reached = [_smallest(module) for module in model.modules() if _own(module)]
 
     def close(self) -> None:
         """Take the hooks off, so that the model can be wrapped anew with other trainable parameters."""
@@ -105,8 +107,7 @@ class GhostClipper:
         """
         sums = {name: torch.zeros_like(p) for name, p in self._trainable.items()}
         for start in range(0, len(batch), micro_batch):
-            rows = torch.arange(start, min(start + micro_batch, len(batch)), device=batch.index.device)
-            self._add(sums, take(batch, rows), clip=clip)
+            self._add(sums, span(batch, start, start + micro_batch), clip=clip)
         return sums
 
     def self_test(self, batch: Batch) -> None:
@@ -125,12 +126,12 @@ class GhostClipper:
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             singles.append(torch.stack([g.norm() for g in gradients if g is not None]).norm())
         self._forget()
-        worst = _difference(norms, torch.stack(singles))
+        worst = difference(norms, torch.stack(singles))
         if not worst <= TOLERANCE:
-            raise _refusal(f"per-patient gradient norms differ by {worst:.1e} from those of single patients")
-        worst = _difference(*self._alone_and_among(batch))
+            raise refusal(f"per-patient gradient norms differ by {worst:.1e} from those of single patients")
+        worst = difference(*self._alone_and_among(batch))
         if not worst <= TOLERANCE:
-            raise _refusal(f"a patient's loss depends on other patients of the batch (by {worst:.1e})")
+            raise refusal(f"a patient's loss depends on other patients of the batch (by {worst:.1e})")
 
     def _add(self, sums: dict[str, Tensor], batch: Batch, *, clip: float) -> None:
         losses, norms = self._norms(batch)
@@ -141,32 +142,38 @@ class GhostClipper:
             torch.autograd.backward((losses * weights).sum())
             for name, parameter in self._trainable.items():
                 if parameter.grad is not None:
+                    # A layer that Opacus has no rule for leaves no norm: its gradient would escape the bound.
+                    if not hasattr(parameter, "_norm_sample"):
+                        raise refusal(f"no per-patient gradient norms for parameter '{name}'")
                     sums[name] += parameter.grad
         self._forget()
         if not bool(finite.all()) and bool(finite.any()):
             self._add(sums, take(batch, finite.nonzero()[:, 0]), clip=clip)
 
     def _norms(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Losses (B,), their graph kept for a second pass, and gradient norms (B,)."""
+        """Losses (B,), their graph kept for a second pass, and gradient norms (B,).
+
+        The gradients themselves are not wanted: asked for is one small parameter a layer, so that the pass goes through
+        all layers, whose hooks make the norms, and leaves out the products that would give the weights' gradients.
+        """
         self._forget()
         self._model.train()
         self._hooked.enable_hooks()
         try:
             losses = self._losses(self._hooked(batch), batch)
-            torch.autograd.backward(losses.sum(), retain_graph=True)
+            torch.autograd.backward(losses.sum(), retain_graph=True, inputs=self._reached)
         except (NotImplementedError, RuntimeError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise _refusal(f"per-patient gradients cannot be taken: {error}") from error
+            raise refusal(f"per-patient gradients cannot be taken: {error}") from error
         finally:
             self._hooked.disable_hooks()
         norms = []
         for name, parameter in self._trainable.items():
-            if parameter.grad is not None:
-                norm = getattr(parameter, "_norm_sample", None)
-                # A layer that Opacus has no rule for leaves no norm: its gradient would escape the bound.
-                if norm is None or norm.shape != losses.shape:
-                    raise _refusal(f"no per-patient gradient norms for parameter '{name}'")
+            norm = getattr(parameter, "_norm_sample", None)
+            if (parameter.grad is not None and norm is None) or (norm is not None and norm.shape != losses.shape):
+                raise refusal(f"no per-patient gradient norms for parameter '{name}'")
+            if norm is not None:
                 norms.append(norm)
         return losses, torch.stack(norms).norm(dim=0) if norms else torch.zeros_like(losses)
 
@@ -194,13 +201,23 @@ class GhostClipper:
         return self._losses(self._model(batch), batch)
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
+def _own(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters(recurse=False) if p.requires_grad]
+
+
+def _smallest(module: nn.Module) -> nn.Parameter:
+    """A layer's trainable parameter of the fewest numbers: a bias, where there is one."""
+    return min(_own(module), key=lambda parameter: parameter.numel())
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
     """Largest relative difference; values below a thousandth of the largest count as that large."""
     floor = (expected.abs().max() * 1e-3).clamp(min=torch.finfo(expected.dtype).tiny)
     return float(((found - expected).abs() / expected.abs().maximum(floor)).max())
 
 
-def _refusal(problem: str) -> ConsiliumError:
+def refusal(problem: str) -> ConsiliumError:
+    """What is raised when no bound holds."""
     mend = "Choose another system or encoder; this one cannot be trained with patient-level privacy."
     fault = Fault(file="study.toml", key="model", problem=problem, mend=mend)
     return ConsiliumError("the per-patient gradient check fails", code=ExitCode.PRIVACY, faults=[fault])

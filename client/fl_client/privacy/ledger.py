@@ -4,8 +4,8 @@
 number and hash of the last row, so that a file that was cut or put back is found. Both are fsynced under one file
 lock. A reservation counts from the moment it is written, whatever becomes of it (crash, void); its later rows only
 record its fate. Opacus keeps its accountant inside checkpoints, where an old checkpoint refunds the budget: hence
-this file outside them. Putting back both files at once cannot be seen from here; the coordinator's record of the
-epsilons that a site reported shows it.
+this file outside them. Putting back both files at once cannot be seen from here: the coordinator keeps the last row
+that it was told of (`mark`) and sends it along, and a ledger that does not hold it (`hold`) releases nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fl_client.privacy.chain import Chain, Row, State
+from fl_client.privacy.chain import Chain, Purpose, Row, State, Unit
 from fl_shared.accounting import Event, accountant_version, epsilon
+from fl_shared.wire import Mark
 
 
 class Ledger:
@@ -44,6 +45,8 @@ class Ledger:
         parameter_set_hash: str,
         provenance_hash: str,
         base_digest: str,
+        purpose: Purpose = "training",
+        unit: Unit = "patient",
     ) -> int:
         """Pay for ``steps`` noised sums before they are computed; returns the number to commit or void.
 
@@ -52,14 +55,16 @@ class Ledger:
             round: round of the study.
             q: Poisson rate of patients.
             sigma: noise multiplier; must be positive.
-            clip: L2 bound of a patient's gradient.
+            clip: L2 bound of what one unit adds to a sum.
             steps: noised sums.
             delta: of both limits: the smaller of the site's and the study's.
             cap: epsilon that all events of the cohort may reach.
-            budget: epsilon that this study's events may reach.
+            budget: epsilon that this study's events may reach: those of evaluations, or all others.
             parameter_set_hash: which parameters the noise covers.
             provenance_hash: where everything upstream of the release comes from.
             base_digest: digest of the arrays that the round starts from.
+            purpose: what is released.
+            unit: who is protected.
 
         Raises:
             ConsiliumError: a limit would be exceeded; this request was reserved before (serve its bytes, or void it);
@@ -67,17 +72,18 @@ class Ledger:
         """
         with self._chain.locked():
             rows = self._chain.read()
-            if (known := _find(rows, study, round, base_digest)) is not None:
+            if (known := _find(rows, purpose, study, round, base_digest)) is not None:
                 raise self._chain.error(
                     f"round {round} from this base is {known.state} already (row {known.reservation})",
                     "Serve the bytes of the outbox; fresh noise would be a second release.",
                 )
             if not sigma > 0:
                 raise self._chain.error("sigma is 0", "A release without noise has no epsilon.")
-            events = [(row.study, row.event) for row in rows if row.state == "RESERVED"]
-            events.append((study, Event(q, sigma, steps)))
-            total = epsilon([event for _, event in events], delta=delta)
-            own = epsilon([event for name, event in events if name == study], delta=delta)
+            event, judges = Event(q, sigma, steps), purpose == "evaluation"
+            paid = [row for row in rows if row.state == "RESERVED"]
+            mine = [row.event for row in paid if row.study == study and (row.purpose == "evaluation") == judges]
+            total = epsilon([*(row.event for row in paid), event], delta=delta)
+            own = epsilon([*mine, event], delta=delta)
             for name, value, limit in (("site's cap", total, cap), ("study's budget", own, budget)):
                 if not value <= limit:
                     raise self._chain.error(
@@ -89,6 +95,9 @@ class Ledger:
                 seq=seq,
                 prev_hash=rows[-1].hash if rows else self._chain.genesis,
                 cohort_id=self._cohort,
+                unit=unit,
+                mechanism="gaussian" if q == 1 else "poisson-sampled-gaussian",
+                purpose=purpose,
                 state="RESERVED",
                 reservation=seq,
                 study=study,
@@ -116,20 +125,44 @@ class Ledger:
         """Record that reservation ``seq`` was never released. It stays paid: its computation may have been seen."""
         self._settle(seq, "VOID")
 
-    def find(self, study: str, round: int, base_digest: str) -> Row | None:
+    def find(self, study: str, round: int, base_digest: str, *, purpose: Purpose = "training") -> Row | None:
         """The RESERVED or COMMITTED row of this very request, if there is one."""
         with self._chain.locked():
-            return _find(self._chain.read(), study, round, base_digest)
+            return _find(self._chain.read(), purpose, study, round, base_digest)
 
     def spent(self, delta: float, study: str | None = None) -> float:
-        """Epsilon of all events of the cohort (or of one study) at ``delta``, reserved and void ones included."""
-        events = [r.event for r in self.rows() if r.state == "RESERVED" and study in (None, r.study)]
+        """Epsilon at ``delta`` of all events of the cohort, reserved and void ones included.
+
+        Of one study, of those that count against its ``privacy.epsilon``: judged patients have an epsilon of their own.
+        """
+        rows = (row for row in self.rows() if row.state == "RESERVED")
+        events = [r.event for r in rows if study is None or (r.study == study and r.purpose != "evaluation")]
         return epsilon(events, delta=delta)
 
     def rows(self) -> tuple[Row, ...]:
         """All rows, verified."""
         with self._chain.locked():
             return tuple(self._chain.read())
+
+    def mark(self) -> Mark:
+        """Number and hash of the last row (0 and the hash of the cohort before any)."""
+        rows = self.rows()
+        return Mark(seq=len(rows), hash=rows[-1].hash if rows else self._chain.genesis)
+
+    def hold(self, mark: Mark) -> None:
+        """Check that the ledger holds a row that was told before.
+
+        Raises:
+            ConsiliumError: it does not, or it does not verify (exit code 16).
+        """
+        rows = self.rows()
+        if mark.seq > len(rows):
+            problem = f"{len(rows)} rows, but row {mark.seq} was told to the coordinator: rolled back, or an old copy"
+        elif mark.hash != (rows[mark.seq - 1].hash if mark.seq else self._chain.genesis):
+            problem = f"row {mark.seq} is not the one that was told to the coordinator: copied or forked"
+        else:
+            return
+        raise self._chain.error(problem, "Restore the newest ledger of this cohort; nothing is released before.")
 
     def verify(self) -> None:
         """Check every row, the chain and the head.
@@ -152,10 +185,9 @@ class Ledger:
             self._chain.append(fate[-1].model_copy(update=update))
 
 
-def _find(rows: Sequence[Row], study: str, round: int, base_digest: str) -> Row | None:
-    latest = {
-        row.reservation: row for row in rows if (row.study, row.round, row.base_digest) == (study, round, base_digest)
-    }
+def _find(rows: Sequence[Row], purpose: Purpose, study: str, round: int, base_digest: str) -> Row | None:
+    asked = (purpose, study, round, base_digest)
+    latest = {row.reservation: row for row in rows if (row.purpose, row.study, row.round, row.base_digest) == asked}
     return next((row for row in latest.values() if row.state != "VOID"), None)
 
 

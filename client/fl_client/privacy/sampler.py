@@ -2,7 +2,7 @@
 
 Private steps draw every patient independently with probability q (Poisson sampling: the only scheme that the
 accountant's amplification holds for; shuffled fixed batches cost about five times the epsilon) and then one record a
-patient, so that a row is a patient. An empty draw is a step like any other.
+patient, so that a row is a patient, or all of them. An empty draw is a step like any other.
 """
 
 from __future__ import annotations
@@ -35,9 +35,16 @@ class PatientRecords:
         rows: Rows = self.rows[self._first[chosen] + rng.integers(self._count[chosen])]
         return rows
 
+    def all_of(self, chosen: Rows) -> Rows:
+        """Every row of each chosen patient (positions 0..len-1)."""
+        parts = [self.rows[self._first[p] : self._first[p] + self._count[p]] for p in chosen]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
-def poisson_batches(records: PatientRecords, *, q: float, steps: int, rank: int = 0, world: int = 1) -> Iterator[Rows]:
-    """``steps`` secret Poisson draws, one row a patient; possibly empty.
+
+def poisson_batches(
+    records: PatientRecords, *, q: float, steps: int, every: bool = False, rank: int = 0, world: int = 1
+) -> Iterator[Rows]:
+    """``steps`` secret Poisson draws of patients, one row of each or ``every``; possibly empty.
 
     The generator is seeded from the operating system's entropy: who knew the draw would know who was left out. With
     ``world`` > 1 each rank draws from its own fixed shard of the patients, which together is one draw over all.
@@ -45,7 +52,8 @@ def poisson_batches(records: PatientRecords, *, q: float, steps: int, rank: int 
     rng = np.random.default_rng()
     shard = np.arange(rank, len(records), world)
     for _ in range(steps):
-        yield records.one_each(shard[rng.random(len(shard)) < q], rng)
+        chosen = shard[rng.random(len(shard)) < q]
+        yield records.all_of(chosen) if every else records.one_each(chosen, rng)
 
 
 def shuffled_batches(records: PatientRecords, *, size: int, steps: int, rng: np.random.Generator) -> Iterator[Rows]:

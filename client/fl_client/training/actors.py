@@ -42,8 +42,24 @@ class Pool(Protocol):
     def encoders(self, study: Study, *, deadline: float) -> Arrays:
         """The site's encoders and adapters."""
 
-    def evaluate(self, study: Study, *, arrays: Arrays, deadline: float) -> tuple[list[EvaluationRow], list[Curve]]:
-        """Judge the model on the site's patients."""
+    def statistics(self, study: Study, *, sigma: float | None, deadline: float) -> Arrays:
+        """Counts of the training patients; sigma: noise multiplier, None without privacy."""
+
+    def recalibration(
+        self, study: Study, *, arrays: Arrays, tasks: tuple[str, ...], sigma: float | None, deadline: float
+    ) -> Arrays:
+        """Counts of the training patients' logits under a model."""
+
+    def evaluate(
+        self,
+        study: Study,
+        *,
+        arrays: Arrays,
+        name: str = "federated",
+        sigma: float | None = None,
+        deadline: float,
+    ) -> tuple[list[EvaluationRow], list[Curve]]:
+        """Judge the model on the site's patients; sigma: noise multiplier, None without."""
 
     def close(self) -> None:
         """End whatever was started."""
@@ -82,9 +98,27 @@ class LocalPool:
         """See `Pool`."""
         return self._worker.encoders(study)
 
-    def evaluate(self, study: Study, *, arrays: Arrays, deadline: float) -> tuple[list[EvaluationRow], list[Curve]]:
+    def statistics(self, study: Study, *, sigma: float | None, deadline: float) -> Arrays:
         """See `Pool`."""
-        return self._worker.evaluate(study, arrays=arrays)
+        return self._worker.statistics(study, sigma=sigma)
+
+    def recalibration(
+        self, study: Study, *, arrays: Arrays, tasks: tuple[str, ...], sigma: float | None, deadline: float
+    ) -> Arrays:
+        """See `Pool`."""
+        return self._worker.recalibration(study, arrays=arrays, tasks=tasks, sigma=sigma)
+
+    def evaluate(
+        self,
+        study: Study,
+        *,
+        arrays: Arrays,
+        name: str = "federated",
+        sigma: float | None = None,
+        deadline: float,
+    ) -> tuple[list[EvaluationRow], list[Curve]]:
+        """See `Pool`."""
+        return self._worker.evaluate(study, arrays=arrays, name=name, sigma=sigma)
 
     def close(self) -> None:
         """Nothing was started."""
@@ -141,11 +175,31 @@ class RayPool:
         arrays: Arrays = self._call("encoders", study, {}, deadline=deadline)
         return arrays
 
-    def evaluate(self, study: Study, *, arrays: Arrays, deadline: float) -> tuple[list[EvaluationRow], list[Curve]]:
+    def statistics(self, study: Study, *, sigma: float | None, deadline: float) -> Arrays:
         """See `Pool`."""
-        found: tuple[list[EvaluationRow], list[Curve]] = self._call(
-            "evaluate", study, {"arrays": dict(arrays)}, deadline=deadline
-        )
+        counts: Arrays = self._call("statistics", study, {"sigma": sigma}, deadline=deadline)
+        return counts
+
+    def recalibration(
+        self, study: Study, *, arrays: Arrays, tasks: tuple[str, ...], sigma: float | None, deadline: float
+    ) -> Arrays:
+        """See `Pool`."""
+        arguments = {"arrays": dict(arrays), "tasks": tasks, "sigma": sigma}
+        counts: Arrays = self._call("recalibration", study, arguments, deadline=deadline)
+        return counts
+
+    def evaluate(
+        self,
+        study: Study,
+        *,
+        arrays: Arrays,
+        name: str = "federated",
+        sigma: float | None = None,
+        deadline: float,
+    ) -> tuple[list[EvaluationRow], list[Curve]]:
+        """See `Pool`."""
+        arguments = {"arrays": dict(arrays), "name": name, "sigma": sigma}
+        found: tuple[list[EvaluationRow], list[Curve]] = self._call("evaluate", study, arguments, deadline=deadline)
         return found
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from fl_client.data.cohort import Cohort
 from fl_client.privacy.mechanism import add_noise
 from fl_client.privacy.sampler import PatientRecords, poisson_batches, shuffled_batches
 from fl_client.training.features import OWN_INPUTS
-from fl_client.training.rows import phase_rows, share_of
+from fl_client.training.rows import RowReader, phase_rows, share_of
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.models.interface import Batch, take
 from fl_shared.models.model import CHOOSE, MultimodalModel
@@ -23,6 +23,7 @@ from fl_shared.study import PhasePlan, Study
 
 if TYPE_CHECKING:
     from fl_client.privacy.clipping import GhostClipper  # opacus costs 2.6 s: only private training loads it
+    from fl_client.privacy.grouped import GroupClipper
 
 MICRO_BATCH = 32  # rows whose activations ghost clipping keeps at a time
 TESTED_ROWS = 4  # of the per-patient gradient self-test
@@ -35,14 +36,14 @@ class Ranks:
     rank: int
     world: int
 
-    def total(self, sums: Mapping[str, Tensor], *, divide: float) -> dict[str, Tensor]:
-        """The ranks' sums added up, over ``divide``."""
-        if self.world > 1:
-            flat = torch.cat([value.flatten() for value in sums.values()])
-            distributed.all_reduce(flat)
-            parts = torch.split(flat, [value.numel() for value in sums.values()])
-            sums = {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}
-        return {name: value / divide for name, value in sums.items()}
+    def total(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The ranks' sums added up."""
+        if self.world == 1:
+            return sums
+        flat = torch.cat([value.flatten() for value in sums.values()])
+        distributed.all_reduce(flat)
+        parts = torch.split(flat, [value.numel() for value in sums.values()])
+        return {name: part.view_as(value) for (name, value), part in zip(sums.items(), parts, strict=True)}
 
 
 class Gradients:
@@ -86,9 +87,10 @@ class Gradients:
     def plain(self, batch: Batch, *, steps: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Mean gradients; every rank draws the same rows of ``batch`` and takes its part of them."""
         rng = np.random.default_rng(seed)
+        read = RowReader(batch)
         for rows in shuffled_batches(self._records, size=self._study.training.batch, steps=steps, rng=rng):
-            mine = take(batch, rows[self._ranks.rank :: self._ranks.world])
-            yield self._ranks.total(self._gradient_sum(mine), divide=len(rows))
+            mine = read(rows[self._ranks.rank :: self._ranks.world])
+            yield self._ranks.total(self._gradients(mine, divide=len(rows)))
 
     def private(self, batch: Batch, *, sigma: float) -> Iterator[dict[str, Tensor]]:
         """Noised sums over the declared number: the true one would leak."""
@@ -97,25 +99,29 @@ class Gradients:
         study, clip, ranks = self._study, self._study.privacy.clip, self._ranks
         q = study.sampling_rate(self._site)
         expected = q * study.sites[self._site].patients * share_of(self.phase)
-        steps = study.training.steps
-        for rows in poisson_batches(self._records, q=q, steps=steps, rank=ranks.rank, world=ranks.world):
-            sums = self._clipper.clipped_sum(take(batch, rows), clip=clip, micro_batch=MICRO_BATCH)
-            yield ranks.total(add_noise(sums, sigma=sigma, clip=clip, world=ranks.world), divide=expected)
+        steps, read = study.training.steps, RowReader(batch)
+        every = study.privacy.records == "all"
+        for rows in poisson_batches(self._records, q=q, steps=steps, every=every, rank=ranks.rank, world=ranks.world):
+            sums = self._clipper.clipped_sum(read(rows), clip=clip, micro_batch=MICRO_BATCH)
+            noised = ranks.total(add_noise(sums, sigma=sigma, clip=clip, world=ranks.world))
+            yield {name: value.div_(expected) for name, value in noised.items()}
 
-    def _gradient_sum(self, batch: Batch) -> dict[str, Tensor]:
-        """Gradient of the sum of the rows' losses."""
+    def _gradients(self, batch: Batch, *, divide: int) -> dict[str, Tensor]:
+        """Gradients of the sum of the rows' losses over ``divide``: the loss is divided, which costs no second pass."""
         if not len(batch):
             return {name: torch.zeros_like(p) for name, p in self._parameters.items()}
-        loss = self._model.losses(self._model(batch), batch).sum()
+        loss = self._model.losses(self._model(batch), batch).sum() / divide
         gradients = torch.autograd.grad(loss, list(self._parameters.values()), materialize_grads=True)
         return dict(zip(self._parameters, gradients, strict=True))
 
-    def _tried(self, batch: Batch, *, private: bool) -> GhostClipper | None:
+    def _tried(self, batch: Batch, *, private: bool) -> GhostClipper | GroupClipper | None:
         """One forward pass of few patients, and under privacy their tested clipping; random numbers are not used up."""
         if self.phase.objective == CHOOSE:
             return None
         some = np.arange(min(TESTED_ROWS if private else 1, len(self._records)))
-        part = take(replace(batch, features={}), self._records.one_each(some, np.random.default_rng()))
+        every = self._study.privacy.records == "all"
+        rows = self._records.all_of(some) if every else self._records.one_each(some, np.random.default_rng())
+        part = take(replace(batch, features={}), rows)
         constant = () if self.phase.objective in OWN_INPUTS else self._model.constant_encoders()
         part = replace(part, features={name: self._model.features(name, part) for name in constant})
         with torch.random.fork_rng(devices=[part.index.device] if part.index.device.type == "cuda" else []):
@@ -124,8 +130,9 @@ class Gradients:
             if not private:
                 return None
             from fl_client.privacy.clipping import GhostClipper
+            from fl_client.privacy.grouped import GroupClipper
 
-            clipper = GhostClipper(self._model)
+            clipper = GroupClipper(self._model) if every else GhostClipper(self._model)
             clipper.self_test(part)
             return clipper
 

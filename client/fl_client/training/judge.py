@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_client.data.cohort import Cohort
+from fl_shared.counts import risky_tasks, subsets
 from fl_shared.metrics.evaluate import evaluate_predictions
 from fl_shared.metrics.parts import predicted_shape
 from fl_shared.models.interface import Batch, take
@@ -20,6 +21,7 @@ from fl_shared.site import Site
 from fl_shared.study import Study, TaskPlan
 
 ROWS = 256  # a forward pass
+RECALIBRATED = "recalibrated"
 DRAWN_ROWS = 8  # a segmentation gives a number a class and voxel
 
 
@@ -49,10 +51,9 @@ class Judge:
         A training site is judged on its held-out patients, an external site on all. A row without any of a subset's
         modalities is left out of that subset. Segmentations see their own modality only: told once, as ``all``.
         """
-        role = self.study.sites[self.site.name].role
-        judged = self.cohort.rows(held_out=True) if role == "train" else np.arange(len(self.cohort))
-        tasks = {task: plan for task, plan in self.study.tasks.items() if plan.modality is None}
-        drawn = {task: plan for task, plan in self.study.tasks.items() if plan.modality is not None}
+        judged, asked = self.rows(), self.tasks(name)
+        tasks = {task: plan for task, plan in asked.items() if plan.modality is None}
+        drawn = {task: plan for task, plan in asked.items() if plan.modality is not None}
         rows: list[EvaluationRow] = []
         curves: list[Curve] = []
         told: list[tuple[str, Told]] = []
@@ -66,6 +67,16 @@ class Judge:
                 rows += found
                 curves += points
         return rows, curves
+
+    def rows(self) -> NDArray[np.int64]:
+        """Samples of the judged patients."""
+        if self.study.sites[self.site.name].role == "train":
+            return self.cohort.rows(held_out=True)
+        return np.arange(len(self.cohort))
+
+    def tasks(self, name: str) -> Mapping[str, TaskPlan]:
+        """What is judged of a model: of the recalibrated one, that whose intercepts can be refitted."""
+        return risky_tasks(self.study) if name == RECALIBRATED else self.study.tasks
 
     def _evaluate(
         self, task: str, said: Told, *, modalities: str, model: str
@@ -86,15 +97,6 @@ class Judge:
             seed=study.seed,
             min_patients=max(study.evaluation.min_patients, self.site.privacy.min_patients),
         )
-
-
-def subsets(study: Study) -> dict[str, tuple[str, ...]]:
-    """Name in the results -> modalities that the model sees."""
-    names = tuple(study.modalities)
-    alone = {name: (name,) for name in names} if len(names) > 1 else {}
-    clean = tuple(name for name, plan in study.modalities.items() if not plan.leaky)
-    headline = {"headline": clean} if clean and clean != names else {}
-    return {**alone, "all": names, **headline}
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 
@@ -16,12 +16,16 @@ import torch
 from torch import Tensor, distributed
 
 from fl_client.data.cohort import Cohort
+from fl_client.privacy.whole_update import noised_update
 from fl_client.training.features import FeatureCache
 from fl_client.training.gradients import Gradients, Ranks
 from fl_client.training.judge import Judge
 from fl_client.training.local import LocalGroups
+from fl_client.training.noised import judge_noised
 from fl_client.training.optimizer import Optimizer
+from fl_client.training.recalibration import recalibration
 from fl_client.training.rows import as_batch
+from fl_client.training.statistics import statistics
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, load, select
 from fl_shared.models.interface import take
@@ -85,7 +89,7 @@ class Trainer:
         Args:
             round: from 1.
             base: the shared groups.
-            sigma: noise multiplier that the ledger holds for this round; None without privacy.
+            sigma: noise multiplier of what this site adds in this round; None without privacy.
 
         Returns:
             The shared groups after the round.
@@ -94,7 +98,7 @@ class Trainer:
             ConsiliumError: sigma does not go with the privacy mode (16); this site's local groups are lost (1).
             ValueError: ``base`` does not fit the model.
         """
-        if self._private != (sigma is not None) or not self._trains:
+        if (self._study.privacy.mode != "none") != (sigma is not None) or not self._trains:
             mode = self._study.privacy.mode if self._trains else "at an external site"
             raise ConsiliumError(f"no training with sigma {sigma}, privacy {mode}", code=ExitCode.PRIVACY)
         if set(base) != {name for name in self._model.state_dict() if self._study.is_shared(name)}:
@@ -102,12 +106,12 @@ class Trainer:
         load(self._model, {**self._initial, **(self._local.before(round) or {}), **base})
         gradients = self._enter(round)
         batch = self._features.fill(self._batch)
-        if self._model.objective == CHOOSE and sigma is not None:
+        if self._model.objective == CHOOSE and self._private:
             raise ConsiliumError("objective 'choose' has no noise", code=ExitCode.PRIVACY)
         if self._model.objective == CHOOSE:
             self._model.eval()
             self._model.choose(take(batch, gradients.rows))
-        elif sigma is None:
+        elif sigma is None or not self._private:
             self._run(round, gradients.plain(batch, steps=self._study.training.steps, seed=self._seed(round)))
         else:
             self._run(round, gradients.private(batch, sigma=sigma))
@@ -115,14 +119,41 @@ class Trainer:
             self._local.finish(round, select(self._model, self._study.is_local))
         if self._ranks.world > 1:
             distributed.barrier()  # the next round of every rank starts from what rank 0 has written
-        return select(self._model, lambda name: self._study.releases(name, round))
+        update = select(self._model, lambda name: self._study.releases(name, round))
+        if sigma is None or self._private:
+            return update
+        return noised_update(update, base, sigma=sigma, clip=self._study.privacy.clip)
 
     def encoders(self) -> Arrays:
         """What this site has of its own, after its last finished round (of the initial model, before any)."""
         last = self._local.last
         return {**self._initial, **((last is not None and self._local.before(last + 1)) or {})}
 
-    def evaluate(self, *, arrays: Arrays) -> tuple[list[EvaluationRow], list[Curve]]:
+    def statistics(self, *, sigma: float | None) -> Arrays:
+        """Counts of the training patients, noised or (sigma None) under the rules for small cells."""
+        return statistics(self._study, self._cohort, sigma=sigma, min_patients=self._fewest)
+
+    def recalibration(self, *, arrays: Arrays, tasks: Sequence[str], sigma: float | None) -> Arrays:
+        """Counts of the training patients' logits; arguments as `evaluate`, ``tasks`` are those with output biases."""
+        load(self._model, {**self.encoders(), **arrays})
+        return recalibration(
+            self._study,
+            self._cohort,
+            self._model,
+            self._batch,
+            tasks=tasks,
+            sigma=sigma,
+            min_patients=self._fewest,
+        )
+
+    @property
+    def _fewest(self) -> int:
+        """Patients below whom nothing is told without noise: the stricter of study and site."""
+        return max(self._study.evaluation.min_patients, self._site.privacy.min_patients)
+
+    def evaluate(
+        self, *, arrays: Arrays, name: str = "federated", sigma: float | None = None
+    ) -> tuple[list[EvaluationRow], list[Curve]]:
         """Judge a model: held-out patients at a training site, all at an external one.
 
         A training site with a model of its own (`Study.is_personal`) judges that too, as ``personal``: its own local
@@ -131,12 +162,22 @@ class Trainer:
         Args:
             arrays: the shared groups, and the local ones if the coordinator sends their mean. Without it a training
                 site uses its own, an external site the initial ones.
+            name: of the model, in the results.
+            sigma: noise multiplier that the ledger holds; the common model alone is judged then.
+
+        Raises:
+            ConsiliumError: noise without a planned epsilon, or the other way round (16).
         """
+        epsilon = self._study.evaluation.epsilon
+        if (epsilon is None) != (sigma is None):
+            raise ConsiliumError(f"no judging with sigma {sigma}, epsilon {epsilon}", code=ExitCode.PRIVACY)
         own = self.encoders() if self._trains else self._initial
         judge = Judge(study=self._study, site=self._site, cohort=self._cohort)
         load(self._model, {**own, **arrays})
-        rows, curves = judge(self._model, self._batch)
-        if self._trains and self._study.is_personal:
+        if sigma is not None and epsilon is not None:
+            return judge_noised(judge, self._model, self._batch, name=name, sigma=sigma, epsilon=epsilon), []
+        rows, curves = judge(self._model, self._batch, name=name)
+        if self._trains and self._study.is_personal and name == "federated":
             load(self._model, {**arrays, **own})
             self._finetune()
             rows += judge(self._model, self._batch, name="personal")[0]
@@ -176,7 +217,8 @@ class Trainer:
         with self._randomness(round):
             for gradients in steps:
                 pull = {name: plan.proximal * (p - start[name]) for name, p in shared.items()}
-                optimizer.step(_sum(gradients, pull))
+                optimizer.step(_sum(gradients, pull) if pull else gradients)
+                del gradients  # before the next ones are made
 
     def _finetune(self) -> None:
         """More steps of the last phase on this site alone, never released."""

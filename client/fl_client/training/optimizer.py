@@ -36,7 +36,7 @@ class Optimizer:
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor]) -> None:
         """One update from ``gradients``, which has every parameter's name."""
-        parameters = [p.data for p in self._parameters.values()]
+        parameters = [p.detach() for p in self._parameters.values()]
         ordered = [gradients[name] for name in self._parameters]
         plan = self._plan
         if plan.optimizer == "sgd":

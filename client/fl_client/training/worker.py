@@ -69,9 +69,19 @@ class Worker:
         """The site's encoders and adapters."""
         return self._trainer(study).encoders()
 
-    def evaluate(self, study: Study, *, arrays: Arrays) -> tuple[list[EvaluationRow], list[Curve]]:
-        """Judge the model on the site's patients."""
-        return self._trainer(study).evaluate(arrays=arrays)
+    def statistics(self, study: Study, *, sigma: float | None) -> Arrays:
+        """Counts of the study's training patients."""
+        return self._trainer(study).statistics(sigma=sigma)
+
+    def recalibration(self, study: Study, *, arrays: Arrays, tasks: tuple[str, ...], sigma: float | None) -> Arrays:
+        """Counts of the training patients' logits under a model."""
+        return self._trainer(study).recalibration(arrays=arrays, tasks=tasks, sigma=sigma)
+
+    def evaluate(
+        self, study: Study, *, arrays: Arrays, name: str = "federated", sigma: float | None = None
+    ) -> tuple[list[EvaluationRow], list[Curve]]:
+        """Judge the model on the site's patients; sigma: noise multiplier, None without."""
+        return self._trainer(study).evaluate(arrays=arrays, name=name, sigma=sigma)
 
     def _trainer(self, study: Study) -> Trainer:
         from fl_client.data.load import load_cohort

@@ -131,17 +131,29 @@ def curves(found: Sequence[Curve], style: dict[str, Look], *, key: str) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.55), layout="constrained")
         for axes, (kind, (title, x_name, y_name)) in zip(figure.subplots(1, 3), _PANELS.items(), strict=True):
-            axes.set(title=title, xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-            axes.set_xticks([0, 0.5, 1.0])
-            axes.set_yticks([0, 0.5, 1.0])
-            axes.grid(color=GRID, linewidth=0.7)
-            if kind != "pr":
-                axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+            _panel(axes, title=title, x_name=x_name, y_name=y_name, diagonal=kind != "pr")
             for curve in (c for c in reversed(found) if c.kind == kind):  # external sites last: on top
                 _draw(axes, curve, style[curve.site])
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=min(5, max(1, len(names))))
         return inline_svg(figure, key=key, variables=VARIABLES)
+
+
+def calibration_panel(axes: Axes, found: Sequence[Curve], style: dict[str, Look], *, title: str) -> None:
+    """Calibration of one label at all sites."""
+    _, x_name, y_name = _PANELS["calibration"]
+    _panel(axes, title=title, x_name=x_name, y_name=y_name, diagonal=True)
+    for curve in reversed(found):
+        _draw(axes, curve, style[curve.site])
+
+
+def _panel(axes: Axes, *, title: str, x_name: str, y_name: str, diagonal: bool) -> None:
+    axes.set(title=title, xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set_xticks([0, 0.5, 1.0])
+    axes.set_yticks([0, 0.5, 1.0])
+    axes.grid(color=GRID, linewidth=0.7)
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
 
 
 def _draw(axes: Axes, curve: Curve, look: Look) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from fl_server.report import figures, timeline, view
+from fl_server.report import counted, figures, recalibrated, timeline, view
 from fl_server.report.metric_table import MetricGroup, metric_groups
 from fl_shared.metrics.table import METRICS, Metric
 from fl_shared.page import environment
@@ -78,6 +78,7 @@ class TaskView:
 def write_report(results: Results, path: Path) -> None:
     """Write the report of a run to ``path``; it needs no network, no script and no other file."""
     models = {row.model for row in results.evaluation}
+    raw = models - {view.RECALIBRATED}
     page = (
         environment("fl_server.report")
         .get_template("template.html.j2")
@@ -85,10 +86,11 @@ def write_report(results: Results, path: Path) -> None:
             results=results,
             view=view,
             order=view.site_order(results),
-            tasks=[
-                _task(results, name, index, several=len(models) > 1) for index, name in enumerate(results.study.tasks)
-            ],
+            tasks=[_task(results, name, index, several=len(raw) > 1) for index, name in enumerate(results.study.tasks)],
             metrics=METRICS,
+            counted=counted,
+            compared=recalibrated.SHOWN,
+            recalibrated=recalibrated.pairs(results),
             models=sorted(models),
             rounds=_shown(results.rounds),
         )
@@ -154,7 +156,8 @@ def _curves(results: Results, task: str, index: int) -> list[Picture]:
     wanted = view.headline_modalities(results, task)
     found: dict[str, list[Curve]] = {label: [] for label in results.study.tasks[task]}
     for curve in results.curves:
-        if curve.task == task and curve.modalities == wanted and curve.site in place and curve.kind != "bands":
+        raw = curve.model != view.RECALIBRATED and curve.kind != "bands"
+        if curve.task == task and curve.modalities == wanted and curve.site in place and raw:
             found.setdefault(curve.label, []).append(curve)
     pictures = []
     for at, (label, curves) in enumerate(found.items()):

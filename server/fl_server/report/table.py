@@ -40,7 +40,7 @@ def _lines(results: Results, headline: EvaluationRow) -> Iterator[tuple[tuple[st
     """The rows of one task at one site, the headline inputs first and in bold, with their style."""
     spent = results.privacy.epsilon_spent.get(headline.site)
     epsilon = view.NO_VALUE if spent is None else f"{spent:.2f}"
-    models = {row.model for row in results.evaluation}
+    models = {row.model for row in results.evaluation} - {view.RECALIBRATED}
     model = f", {headline.model}" if len(models) > 1 else ""
     site = f"{headline.site} ({view.ROLE_NAMES[headline.role]}{model})"
     if headline.value is None:

@@ -9,6 +9,7 @@ from fl_shared.results import EvaluationRow, PrivacyResult, Results
 
 ROLE_NAMES = {"external": "external", "train": "internal"}
 NO_VALUE = "–"
+RECALIBRATED = "recalibrated"  # its order of patients is the raw model's: told beside it, not in headlines
 
 
 def site_order(results: Results) -> list[str]:
@@ -56,6 +57,7 @@ def headline_rows(results: Results, task: str) -> list[EvaluationRow]:
         row
         for row in results.evaluation
         if (row.task, row.label, row.modalities, row.metric) == (task, label, modalities, metric)
+        and row.model != RECALIBRATED
     ]
     return sorted(rows, key=lambda row: place.get(row.site, len(place)))
 
@@ -128,9 +130,12 @@ def accepted(results: Results, site: str) -> str:
 
 
 def privacy_claim(privacy: PrivacyResult) -> str:
-    """What was promised to each patient, in one line."""
+    """What was promised to each patient, or to each site, in one line."""
     if privacy.mode == "none":
-        return "NO PRIVACY GUARANTEE (mode none)"
+        hidden = ", under secure aggregation" if privacy.aggregation == "secure" else ""
+        return f"NO PRIVACY GUARANTEE (mode none{hidden})"
     spent = max(privacy.epsilon_spent.values(), default=0.0)
     budget = "" if privacy.epsilon_budget is None else f" (largest spent by a site; budget {privacy.epsilon_budget:g})"
-    return f"patient-level DP: epsilon = {spent:.3g}{budget}, delta = {privacy.delta:g}"
+    how = ", noise distributed under secure aggregation" if privacy.noise == "distributed" else ""
+    how = how or (", under secure aggregation" if privacy.aggregation == "secure" else "")
+    return f"{privacy.mode}-level DP: epsilon = {spent:.3g}{budget}, delta = {privacy.delta:g}{how}"

@@ -92,7 +92,7 @@ def evaluate_predictions(
         numbers += [_macro(head, metric, found) | counts for metric in parts[0].metrics]
     place: dict[str, Any] = {"site": site, "task": task, "modalities": modalities}
     rows = [EvaluationRow(**place, role=role, model=model, **number) for number in numbers]
-    return rows, [Curve(**place, **curve) for part in parts for curve in _curves(part)]
+    return rows, [Curve(**place, model=model, **curve) for part in parts for curve in _curves(part)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +114,16 @@ def _measured(parts: Sequence[Part], *, cohort: int, resamples: int, seed: int) 
     values = resampling.estimates(measures, cohort=cohort)
     draws = resampling.bootstrap(measures, cohort=cohort, samples=samples, resamples=resamples, seed=seed)
     return {
-        (part.cell.label, name): _Found(value=value[name], draws=drawn[name])
+        (part.cell.label, name): _found(name, value[name], drawn[name])
         for part, value, drawn in zip(given, values, draws, strict=True)
         for name in part.metrics
     }
+
+
+def _found(metric: MetricName, value: float, draws: Floats) -> _Found:
+    if METRICS[metric].centred and np.isfinite(draws).any():
+        draws = np.clip(draws - np.nanmean(draws) + value, METRICS[metric].low, METRICS[metric].high)
+    return _Found(value=value, draws=draws)
 
 
 def _numbers(part: Part, metric: MetricName, found: _Measured) -> dict[str, Any]:
@@ -126,6 +132,8 @@ def _numbers(part: Part, metric: MetricName, found: _Measured) -> dict[str, Any]
     row = {"label": cell.label, "metric": metric, "n": cell.n, "events": cell.events}
     if cell.withheld:
         return row | _nothing(cell.withheld)
+    if METRICS[metric].tells_events and cell.events is None:
+        return row | _nothing(cell.note)
     return row | _estimate(metric, found[cell.label, metric], notes=[cell.note])
 
 
@@ -133,7 +141,8 @@ def _macro(parts: Sequence[Part], metric: MetricName, found: _Measured) -> dict[
     """The mean over the labels that release a value."""
     row = {"label": "macro", "metric": metric}
     labels = [part.cell.label for part in parts]
-    given = [label for label in labels if (label, metric) in found and math.isfinite(found[label, metric].value)]
+    told = [part.cell.label for part in parts if part.cell.events is not None or not METRICS[metric].tells_events]
+    given = [label for label in told if (label, metric) in found and math.isfinite(found[label, metric].value)]
     if not given:
         return row | _nothing(parts[0].cell.withheld or UNDEFINED)
     without = [label for label in labels if label not in given]

@@ -1,4 +1,4 @@
-"""Measures of predicted risks (AUROC, average precision, Brier score), numbers (errors, R²) and masks (Dice)."""
+"""Measures of predicted risks (discrimination, Brier score, calibration), numbers (errors, R²) and masks (Dice)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_shared.metrics.bootstrap import Metrics
+from fl_shared.metrics.calibration import Calibration, by_patient
 from fl_shared.metrics.discrimination import Ranking
 
 Floats = NDArray[np.float64]
@@ -23,6 +24,7 @@ class Risks:
     event_patients: Integers  # (P,) patient of each event, in the ranking's order
     other_patients: Integers  # (Q,)
     sums: Floats  # (K, 2) samples and squared errors of each patient
+    calibration: Calibration
 
     @classmethod
     def of(cls, scores: Floats, targets: Floats, patients: Integers, *, cohort: int) -> Self:
@@ -32,14 +34,16 @@ class Risks:
             ranking=ranking,
             event_patients=patients[ranking.events],
             other_patients=patients[ranking.others],
-            sums=_by_patient(patients, np.ones_like(scores), np.square(scores - targets), cohort=cohort),
+            sums=by_patient(patients, np.ones_like(scores), np.square(scores - targets), cohort=cohort),
+            calibration=Calibration.of(scores, targets, patients, cohort=cohort),
         )
 
     def metrics(self, weights: Integers) -> Metrics:
-        """AUROC, average precision and Brier score, each (b,), under ``weights`` (b, K)."""
+        """AUROC, average precision, Brier score and calibration, each (b,), under ``weights`` (b, K)."""
         auroc, auprc = self.ranking.auroc_ap(weights[:, self.event_patients], weights[:, self.other_patients])
         count, squares = (weights.astype(np.float64) @ self.sums).T
-        return {"auroc": auroc, "auprc": auprc, "brier": squares / _positive(count)}
+        calibrated = self.calibration.metrics(weights)
+        return {"auroc": auroc, "auprc": auprc, "brier": squares / _positive(count), **calibrated}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class Numbers:
         error, centred = np.abs(predicted - targets), targets - targets.mean()
         order = np.argsort(error, kind="stable")
         parts = (np.ones_like(error), error, error**2, centred, centred**2)
-        return cls(errors=error[order], patients=patients[order], sums=_by_patient(patients, *parts, cohort=cohort))
+        return cls(errors=error[order], patients=patients[order], sums=by_patient(patients, *parts, cohort=cohort))
 
     def metrics(self, weights: Integers) -> Metrics:
         """Mean and median absolute error and R², each (b,), under ``weights`` (b, K)."""
@@ -94,7 +98,7 @@ class Masks:
     @classmethod
     def of(cls, predicted: Floats, right: Floats, drawn: Floats, patients: Integers, *, cohort: int) -> Self:
         """Voxels (n,) predicted, predicted and drawn, drawn; ``patients`` (n,) are numbers below ``cohort``."""
-        guess, both, truth = _by_patient(patients, predicted, right, drawn, cohort=cohort).T
+        guess, both, truth = by_patient(patients, predicted, right, drawn, cohort=cohort).T
         return cls(dice=2.0 * both / _positive(guess + truth))
 
     def metrics(self, weights: Integers) -> Metrics:
@@ -102,11 +106,6 @@ class Masks:
         counted = np.isfinite(self.dice)
         floats = weights[:, counted].astype(np.float64)
         return {"dice": floats @ self.dice[counted] / _positive(floats.sum(axis=1))}
-
-
-def _by_patient(patients: Integers, *values: Floats, cohort: int) -> Floats:
-    """Sums (K, len(values)) of samples' values (n,) a patient."""
-    return np.stack([np.bincount(patients, weights=v, minlength=cohort) for v in values], axis=1).astype(np.float64)
 
 
 def _positive(total: Floats) -> Floats:

@@ -14,7 +14,10 @@ from typing import Literal
 
 from fl_shared.study import TaskType
 
-MetricName = Literal["auroc", "auprc", "brier", "mae", "medae", "r2", "harrell_c", "uno_auc", "dice"]
+MetricName = Literal[
+    "auroc", "auprc", "brier", "expected_observed", "calibration_slope", "ece", "mae", "medae", "r2", "harrell_c",
+    "uno_auc", "dice",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,8 @@ class Metric:
     """title, explained: for people. low, high: values outside are refused. chance: of a model that knows nothing.
 
     in_unit: in the unit of the target (rounded to 4 significant digits), not a share (4 decimals).
+    centred: resamples lie beside the value (a sum of distances grows with noise): their interval is moved onto it.
+    tells_events: with n, and a guess of the mean risk, it gives the number of events: told only where that is.
     """
 
     title: str
@@ -32,6 +37,8 @@ class Metric:
     higher_is_better: bool = True
     chance: float | None = None
     in_unit: bool = False
+    centred: bool = False
+    tells_events: bool = False
 
     def rounded(self, value: float) -> float:
         """Finer than any interval, coarser than what would give counts away."""
@@ -60,6 +67,32 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             explained="mean squared error of the predicted risk; lower is better.",
             types=_CLASSES,
             higher_is_better=False,
+        ),
+        "expected_observed": Metric(
+            title="Expected over observed",
+            explained="mean predicted risk over the share of events (calibration in the large): 1 is right, above it "
+            "the model is too alarming.",
+            types=_CLASSES,
+            high=math.inf,
+            tells_events=True,
+        ),
+        "calibration_slope": Metric(
+            title="Calibration slope",
+            explained="of the outcome on the logit of the predicted risk: 1 is right, below it predictions are too "
+            "extreme, above it too timid.",
+            types=_CLASSES,
+            low=-math.inf,
+            high=math.inf,
+            tells_events=True,
+        ),
+        "ece": Metric(
+            title="ECE",
+            explained="expected calibration error: mean distance of predicted risk and share of events in ten groups "
+            "of equal size by predicted risk; lower is better, and chance alone keeps it above 0 in small cohorts.",
+            types=_CLASSES,
+            higher_is_better=False,
+            centred=True,
+            tells_events=True,
         ),
         "mae": Metric(
             title="MAE",

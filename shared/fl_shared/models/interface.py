@@ -214,6 +214,14 @@ class Fusion(nn.Module, ABC):
     def choose(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> None:
         """Fill the buffers that a phase with objective 'choose' trains, from these rows. Most have none."""
 
+    def kept(self, output: EncoderOutput, there: Tensor) -> EncoderOutput:
+        """What is worth keeping of a constant encoder's output, of which this fusion makes the same: no more than
+        `needs`; ``there``: (B,), rows that have the modality.
+        """
+        if "tokens" not in self.needs:
+            output = replace(output, tokens=output.tokens[:, :0], token_mask=output.token_mask[:, :0])
+        return output if "levels" in self.needs else replace(output, levels=())
+
 
 class Head(Protocol):
     """Turns the fused vector into a task's logits, losses and predictions."""

@@ -44,6 +44,7 @@ class MultimodalModel(nn.Module):
     Attributes:
         objective: what `forward` computes and `losses` sums: ``tasks``, ``segmentation``, ``unimodal`` (a head a task
             and modality, named ``task@modality``), ``masked`` (hidden parts of series), or an objective of the fusion.
+        drawn: segmentation -> the modality that it is drawn on.
     """
 
     def __init__(
@@ -61,8 +62,8 @@ class MultimodalModel(nn.Module):
         self.fusion = fusion
         self.heads = nn.ModuleDict(heads)
         self._study = study
-        self._drawn = {t: plan.modality for t, plan in study.tasks.items() if plan.modality is not None}
-        self._fused = tuple(task for task in study.tasks if task not in self._drawn)
+        self.drawn = {t: plan.modality for t, plan in study.tasks.items() if plan.modality is not None}
+        self._fused = tuple(task for task in study.tasks if task not in self.drawn)
         self.enter(1)
 
     def enter(self, round: int) -> None:
@@ -106,7 +107,7 @@ class MultimodalModel(nn.Module):
             own = self.fusion.predicts
             logits = {task: fused.logits[task] if own else self.heads[task](fused) for task in self._fused}
             if self.training:
-                trained = {t: m for t, m in self._drawn.items() if m not in batch.features}
+                trained = {t: m for t, m in self.drawn.items() if m not in batch.features}
                 logits |= {task: self.heads[task](encoded[m].levels) for task, m in trained.items()}
         losses = (fused.losses[self.objective],) if self.objective in fused.losses else ()
         return Outputs(logits=logits, auxiliary=fused.auxiliary.get(self.objective, ()), losses=losses)
@@ -123,8 +124,7 @@ class MultimodalModel(nn.Module):
     def features(self, name: str, batch: Batch) -> EncoderOutput:
         """As `encode`, in evaluation mode, without what the fusion does not need: for `Batch.features`."""
         self.encoders[name].eval()
-        output = self.encode(name, batch)
-        return output if "levels" in self.fusion.needs else replace(output, levels=())
+        return self.fusion.kept(self.encode(name, batch), batch.present[name])
 
     def segment(self, batch: Batch) -> dict[str, Tensor]:
         """Logits (B, frames, slices, classes, size, size) of every segmentation.
@@ -132,8 +132,8 @@ class MultimodalModel(nn.Module):
         The encoders always run: what is kept as `Batch.features` lacks the maps, which are large.
         """
         given = replace(batch, features={})
-        encoded = {name: self.encode(name, given) for name in set(self._drawn.values())}
-        return {task: self.heads[task](encoded[name].levels) for task, name in self._drawn.items()}
+        encoded = {name: self.encode(name, given) for name in set(self.drawn.values())}
+        return {task: self.heads[task](encoded[name].levels) for task, name in self.drawn.items()}
 
     def losses(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Loss a row (B,), summed over tasks, auxiliary predictions and further losses."""

@@ -178,6 +178,23 @@ def test_tampering_is_found_and_nothing_is_released(folder: Path, change: Any):
         assert caught.value.code == ExitCode.PRIVACY
 
 
+def test_bytes_that_were_checked_before_are_not_believed_again(folder: Path):
+    """One process that goes on while its file is changed under it, in an early row or a late one."""
+    ledger = open_ledger(folder)
+    for number in (1, 2, 3):
+        ledger.reserve(**request(round=number, cap=50.0, budget=50.0))
+    path, good = folder / "ledger.jsonl", (folder / "ledger.jsonl").read_text()
+    lines = good.splitlines(keepends=True)
+    for number in range(3):
+        spoilt = [line.replace('"sigma":1.2', '"sigma":9.2') if n == number else line for n, line in enumerate(lines)]
+        path.write_text("".join(spoilt))
+        with pytest.raises(ConsiliumError, match="edited"):
+            ledger.verify()
+        path.write_text(good)
+        assert len(ledger.rows()) == 3
+    assert ledger.spent(DELTA) == epsilon([Event(0.1, 1.2, 30)], delta=DELTA)
+
+
 def test_rollback_and_fork_are_found(folder: Path, tmp_path: Path):
     ledger = open_ledger(folder)
     ledger.reserve(**request(round=1))

@@ -18,6 +18,7 @@ import pytest
 
 from fl_client.training.actors import LocalPool, RayPool
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.metrics.table import metrics_of
 from fl_shared.site import Site, load_site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, digest
@@ -114,7 +115,7 @@ def test_local_pool_answers(study: Study, base: Arrays, expected: Arrays, tmp_pa
     assert digest(pool.train(study, round=1, base=base, sigma=None, deadline=60)) == digest(expected)
     assert set(pool.encoders(study, deadline=60)) == {n for n in schema if n.startswith(("encoders.", "adapters."))}
     rows, _ = pool.evaluate(study, arrays=expected, deadline=60)
-    assert {row.metric for row in rows} == {"auroc", "auprc", "brier"}
+    assert {row.metric for row in rows} == set(metrics_of("binary"))
     pool.close()
 
 

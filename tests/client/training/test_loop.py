@@ -273,3 +273,13 @@ def test_shards_sums_add_up_to_the_whole(make_study: Any, make_trainer: Make, mo
     parts = [gradients(0, 3, drawn[:4]), gradients(1, 3, drawn[4:]), gradients(2, 3, drawn[:0])]
     for name, value in whole.items():
         torch.testing.assert_close(sum(part[name] for part in parts), value, rtol=1e-4, atol=1e-7)
+
+
+def test_all_records_of_a_patient_train_under_privacy(make_study: Any, make_trainer: Any) -> None:
+    plan = make_study(mode="patient")
+    plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"records": "all"})})
+    trainer = make_trainer(plan)
+    base = {n: a for n, a in select(build_model(plan)).items() if plan.is_shared(n)}
+    update = trainer.train(round=1, base=base, sigma=1.0)
+    assert all(np.isfinite(a).all() for a in update.values())
+    assert any((update[n] != base[n]).any() for n in update)

@@ -55,7 +55,8 @@ def test_everything_appears(report, results):
         assert note in text
     for row in results.evaluation:
         if row.value is not None:
-            assert f"{row.value:.3f} ({row.ci_low:.3f}–{row.ci_high:.3f})" in text
+            dash = " to " if row.ci_low < 0 else "–"
+            assert f"{row.value:.3f} ({row.ci_low:.3f}{dash}{row.ci_high:.3f})" in text
     for entry in results.rounds:
         assert all(site.reason in text and site.status in text for site in entry.sites.values())
     assert "patient-level DP: epsilon = 7.93" in text

@@ -11,17 +11,18 @@ The paper has two modalities and leaves widths, pooling and absence open. Ours: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
-from fl_shared.models.fusion.level_predictor import LevelOutput, LevelPredictor
+from fl_shared.models.fusion.level_predictor import LevelOutput, LevelPredictor, pool
 from fl_shared.models.fusion.pairwise_attention import PairwiseAttention
 from fl_shared.models.fusion.shapley import shapley
 from fl_shared.models.fusion.stacking import FinalStack, LogisticStack
-from fl_shared.models.interface import AuxLogits, EncoderOutput, Fusion, FusionOutput, FusionSpec
+from fl_shared.models.interface import AuxLogits, EncoderOutput, Fusion, FusionOutput, FusionSpec, Level
 from fl_shared.models.registry import FUSIONS
 
 LEVELS = 3
@@ -109,6 +110,12 @@ class LevelGuidedFusion(Fusion):
                 x = _logits(levels, task)[present[m]]
                 values = shapley(self._meta(m, task), x, baseline=x.sum(0) / max(len(x), 1)).abs()
                 self.importance[i, j] = values.sum((0, 1)) / max(values[..., 0].numel(), 1)
+
+    def kept(self, output: EncoderOutput, there: Tensor) -> EncoderOutput:
+        """The levels as at most 16 tokens each, not as whole maps: pooling them again changes nothing."""
+        pooled = (pool(level, there) for level in output.levels)
+        levels = tuple(Level(map=x.transpose(1, 2).contiguous(), mask=mask) for x, mask in pooled)
+        return replace(super().kept(output, there), levels=levels)
 
     def best_levels(self) -> Tensor:
         """Number of each modality's best level (M,)."""

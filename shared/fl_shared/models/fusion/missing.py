@@ -50,6 +50,10 @@ class MissingAdapter(Fusion):
         """As the fusion's own."""
         self.fusion.choose(self._filled(outputs, present), present)
 
+    def kept(self, output: EncoderOutput, there: Tensor) -> EncoderOutput:
+        """As the fusion's own."""
+        return self.fusion.kept(output, there)
+
     def _filled(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> dict[str, EncoderOutput]:
         return {m: self._fill(m, output, present[m]) for m, output in outputs.items()}
 
