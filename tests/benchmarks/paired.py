@@ -21,11 +21,12 @@ from statistics import median
 
 
 class Child:
-    """A process that does one way's steps: ``script`` with ``words`` as its options."""
+    """A process that does one way's steps: ``script`` with ``words`` as its options. Made when it is ready for them."""
 
     def __init__(self, script: Path, *words: str) -> None:
         command = [sys.executable, str(script), *words]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()  # so that two never make themselves ready at once: that may take more memory than the steps
 
     def step(self, number: int) -> float:
         """Its CPU seconds."""
@@ -85,6 +86,7 @@ def steps_wanted(ready: float) -> Iterator[int]:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what setting up left behind is no part of the work
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far (proc(5))
+    print(json.dumps(ready), file=answers, flush=True)
     for line in sys.stdin:
         start = time.process_time()
         yield int(line)
