@@ -172,12 +172,13 @@ def test_killed_site_is_named_and_comes_back(hospitals: Federation) -> None:
 
 
 def test_sigterm_ends_a_client_and_all_its_processes(hospitals: Federation) -> None:
-    """Last: the fixture's other clients are ended by their handles."""
     client = hospitals.clients["gamma"]
     client.terminate()
     assert client.wait(60) == 0
     state = str(hospitals.sites / "gamma" / "state")
     until(lambda: not processes_naming(state), seconds=30, what=f"still running: {processes_naming(state)}")
+    hospitals.start("gamma")  # for the tests of other files
+    until(lambda: superlink.nodes(hospitals.home).get("gamma") == "online", seconds=240, what="gamma did not come back")
 
 
 def processes_naming(text: str) -> list[str]:
