@@ -328,7 +328,7 @@ def test_a_whole_site_killed_twice_in_the_middle_of_a_round(tmp_path: Path) -> N
     body = opened(load_study(tmp_path / "sites/study.toml").model_dump(mode="json", by_alias=True, exclude_none=True))
     body |= {"sites": {"alpha": {"role": "train", "patients": 32}}, "name": "whole"}
     body["training"] = {"rounds": 4, "steps": 20, "batch": 8, "encoders": "local"}
-    body["privacy"], body["rounds"] = {"mode": "patient", "epsilon": 8.0}, {"quorum": 1, "deadline": 60.0}
+    body["privacy"], body["rounds"] = {"mode": "patient", "epsilon": 8.0}, {"quorum": 1, "deadline": 240.0}
     body["evaluation"]["bootstrap"] = 100
     study = Study.model_validate(body)
     fleet = WholeSite(tmp_path / "sites/alpha", strikes={1, 2})
