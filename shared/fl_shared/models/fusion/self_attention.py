@@ -3,7 +3,8 @@
 Pre-norm transformer layers (Vaswani et al. 2017; Xiong et al. 2020) written as Linear + scaled_dot_product_attention
 and read out by one query, as in M-PRTM's fusion; an absent modality is masked as a key. The query starts as the
 mean of the present modalities' pooled vectors, so that the untrained fusion already is a late average of them: small
-cohorts have no patients to spare for learning that.
+cohorts have no patients to spare for learning that. For the same reason the heads read each modality's pooled vector
+beside the readout: a linear path past the attention (Wide & Deep: Cheng et al. 2016, section 3).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class AttentionLayer(nn.Module):
 
 
 class SelfAttentionFusion(Fusion):
-    """Readout token + tokens of the present modalities -> fused (B, d)."""
+    """Readout token + tokens of the present modalities -> fused (B, (1 + M) d): readout, then the pooled vectors."""
 
     needs = frozenset({"pooled", "tokens"})
     native_missing = True
@@ -54,25 +55,26 @@ class SelfAttentionFusion(Fusion):
     def __init__(self, *, modalities: Sequence[str], width: int, depth: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
-        self.out_features = width
+        self.out_features = width * (1 + len(modalities))
         self.marks = nn.Embedding(1 + len(modalities), width)  # 0: the readout token; then one a modality
         self.layers = nn.ModuleList(AttentionLayer(width=width, heads=heads, dropout=dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
-        """The last layer computes only the readout row, which is all that is read."""
+        """The last layer computes only the readout row; an absent modality's place beside it is 0."""
         first = present[self.modalities[0]]
-        readout, *marks = torch.split(learned_tokens(self.marks, first), 1, dim=1)
+        readout, marks = learned_tokens(self.marks, first).split([1, len(self.modalities)], dim=1)
         there = torch.stack([present[m] for m in self.modalities], dim=1).to(readout.dtype)[:, :, None]
         pooled = torch.stack([outputs[m].pooled for m in self.modalities], dim=1)
         readout = readout + ((pooled * there).sum(1) / there.sum(1))[:, None]
-        tokens = [outputs[m].tokens + mark for m, mark in zip(self.modalities, marks, strict=True)]
+        tokens = [outputs[m].tokens + marks[:, n : n + 1] for n, m in enumerate(self.modalities)]
         masks = [outputs[m].token_mask & present[m][:, None] for m in self.modalities]
         x = torch.cat([readout, *tokens], dim=1)
         mask = torch.cat([torch.ones_like(first)[:, None], *masks], dim=1)
         for layer in self.layers[:-1]:
             x = layer(x, mask, x.shape[1])
-        return FusionOutput(fused=self.norm(self.layers[-1](x, mask, 1))[:, 0])
+        read = self.norm(self.layers[-1](x, mask, 1))
+        return FusionOutput(fused=torch.cat([read, there * (pooled + marks)], dim=1).flatten(1))
 
 
 @FUSIONS.register("self_attention", source="Vaswani et al. 2017; M-PRTM", native_missing=True)
