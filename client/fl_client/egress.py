@@ -20,7 +20,7 @@ from fl_shared.metrics.curves import curve_fits
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
 from fl_shared.metrics.noised import NOISED_NOTE, WITHHELD, is_noised
 from fl_shared.metrics.table import METRICS, fits
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Curve, EvaluationRow, Findings
 from fl_shared.site import Site
 from fl_shared.study import Study, TaskPlan
 from fl_shared.wire import Arrays, Code, digest, to_npy
@@ -123,27 +123,17 @@ class Egress:
         self._record(kind, study=study, round=round, size=size, sha256=digest(arrays))
         return out
 
-    def release_metrics(
-        self,
-        rows: Sequence[EvaluationRow],
-        curves: Sequence[Curve],
-        *,
-        study: Study,
-        round: int,
-        min_patients: int,
-    ) -> tuple[tuple[EvaluationRow, ...], tuple[Curve, ...]]:
-        """Let aggregate results out, as `check_metrics` allows.
+    def release_findings(self, found: Findings, *, study: Study, round: int, min_patients: int) -> Findings:
+        """Let aggregate results out, as `check_findings` allows.
 
         Raises:
             EgressRefusedError: nothing left; `Code.TOO_FEW` for a small cohort.
         """
-        size = self.check_metrics(rows, curves, study=study, min_patients=min_patients)
-        self._record("evaluate", study=study, round=round, size=size, sha256=metrics_digest(rows, curves))
-        return tuple(rows), tuple(curves)
+        size = self.check_findings(found, study=study, min_patients=min_patients)
+        self._record("evaluate", study=study, round=round, size=size, sha256=findings_digest(found))
+        return found
 
-    def check_metrics(
-        self, rows: Sequence[EvaluationRow], curves: Sequence[Curve], *, study: Study, min_patients: int
-    ) -> int:
+    def check_findings(self, found: Findings, *, study: Study, min_patients: int) -> int:
         """Whether results may leave: of this site, of the study's tasks, of no cohort below ``min_patients``, each
         number once and rounded.
 
@@ -153,6 +143,7 @@ class Egress:
         Raises:
             EgressRefusedError: they may not; `Code.TOO_FEW` for a small cohort.
         """
+        rows, curves = found.evaluation, found.curves
         for row in rows:
             self._check_row(row, study, min_patients)
             if (
@@ -179,7 +170,7 @@ class Egress:
                 raise EgressRefusedError(f"no curve of such a task: {curve.kind}, {len(curve.x)} points")
             if any(point != round(point, 3) for point in (*curve.x, *curve.y)):
                 raise EgressRefusedError("points of a curve that are not rounded")
-        if (size := len(_body(rows, curves))) > METRICS_BYTES:
+        if (size := len(found.model_dump_json())) > METRICS_BYTES:
             raise EgressRefusedError(f"{size} bytes exceed the budget of {METRICS_BYTES}")
         return size
 
@@ -219,13 +210,9 @@ class Egress:
             raise EgressRefusedError("a note that is not in the list")
 
 
-def metrics_digest(rows: Sequence[EvaluationRow], curves: Sequence[Curve]) -> str:
+def findings_digest(found: Findings) -> str:
     """SHA-256 of results as they are logged."""
-    return hashlib.sha256(_body(rows, curves)).hexdigest()
-
-
-def _body(rows: Sequence[EvaluationRow], curves: Sequence[Curve]) -> bytes:
-    return "\n".join(part.model_dump_json() for part in (*rows, *curves)).encode()
+    return hashlib.sha256(found.model_dump_json().encode()).hexdigest()
 
 
 def _check_once(rows: Sequence[EvaluationRow], curves: Sequence[Curve]) -> None:

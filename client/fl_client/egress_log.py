@@ -13,11 +13,11 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from fl_client.approval import audit_log
-from fl_client.egress import LOG, MASKED, metrics_digest
-from fl_client.outbox import Evaluation
+from fl_client.egress import LOG, MASKED, findings_digest
 from fl_client.withdrawn import is_withdrawn
 from fl_shared.audit import AuditLog
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
+from fl_shared.results import Findings
 from fl_shared.site import Site
 from fl_shared.wire import digest
 
@@ -187,8 +187,7 @@ def _digest(path: Path) -> str:
     try:
         if path.suffix == ".safetensors":
             return digest(safetensors.numpy.load(path.read_bytes()))
-        kept = Evaluation.model_validate_json(path.read_bytes())
-        return metrics_digest(kept.rows, kept.curves)
+        return findings_digest(Findings.model_validate_json(path.read_bytes()))
     except (OSError, ValueError, ValidationError, safetensors.SafetensorError, json.JSONDecodeError):
         return ""
 

@@ -11,17 +11,10 @@ import numpy as np
 import safetensors.numpy
 
 from fl_client.files import private_dir, write_private
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Findings
 from fl_shared.study import Study
 from fl_shared.toml import Section
 from fl_shared.wire import Arrays
-
-
-class Evaluation(Section):
-    """Results of one model on this site's patients, as they left."""
-
-    rows: tuple[EvaluationRow, ...]
-    curves: tuple[Curve, ...]
 
 
 class Opened(Section):
@@ -79,12 +72,12 @@ class Outbox:
         """For how many models a kind of request was answered."""
         return len(list(self._path(study, "").glob(f"{kind}-*.safetensors")))
 
-    def evaluation(self, study: Study, model: str) -> Evaluation | None:
+    def evaluation(self, study: Study, model: str) -> Findings | None:
         """Results of the model with this digest, if it was judged."""
         path = self._path(study, f"evaluation-{model[:16]}.json")
-        return Evaluation.model_validate_json(path.read_bytes()) if path.exists() else None
+        return Findings.model_validate_json(path.read_bytes()) if path.exists() else None
 
-    def put_evaluation(self, study: Study, model: str, evaluation: Evaluation) -> None:
+    def put_evaluation(self, study: Study, model: str, evaluation: Findings) -> None:
         """Keep results durably."""
         private_dir(self._path(study, ""))
         write_private(self._path(study, f"evaluation-{model[:16]}.json"), evaluation.model_dump_json().encode())

@@ -75,6 +75,11 @@ class EvaluationRow(Section):
     )
     modalities: str = Field(description="'all', 'headline' (all but leaky) or the names joined by '+'")
     model: str
+    subgroup: str = Field(
+        default="",
+        description="'': all judged patients; 'sex=female', 'age=65-79': a subgroup of them; 'hidden=0.5': all, that "
+        "share of their inputs hidden at random",
+    )
     metric: MetricName
     value: float | None
     ci_low: float | None
@@ -91,14 +96,138 @@ class Curve(Section):
     task: str
     label: str
     modalities: str
-    kind: Literal["roc", "pr", "calibration", "bands"] = Field(
+    kind: Literal["roc", "pr", "calibration", "bands", "decision", "risks", "incidence"] = Field(
         description="bands: mean predicted (x) and observed risk (y) of the low, middle and high band of predicted "
-        "risk; bands with few patients are told together and have the same numbers"
+        "risk; bands with few patients are told together and have the same numbers. decision: net benefit (y) by "
+        "threshold (x). risks: mean predicted risk (x) and share of events (y) of groups of patients by predicted "
+        "risk, ``counts`` patients each. incidence: share with the event (y) by day (x) in a risk ``group``, "
+        "``counts`` at risk"
     )
     model: str = "federated"
     day: float | None = Field(default=None, description="of bands: the risk is that by this day")
+    group: str = Field(default="", description="of incidence: low, middle or high predicted risk")
     x: tuple[float, ...]
     y: tuple[float, ...]
+    counts: tuple[int | None, ...] = Field(default=(), description="patients behind each point; null: withheld")
+
+
+class Difference(Section):
+    """Two models on the same patients of one site, resampled together: ``model`` less ``against``."""
+
+    site: str
+    role: Literal["train", "external"]
+    task: str
+    label: str
+    modalities: str
+    model: str
+    against: str
+    metric: MetricName
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p: float | None = Field(default=None, description="two-sided, of no difference")
+    test: str = Field(default="", description="'DeLong' or 'bootstrap'")
+    n: int | None
+    note: str = ""
+
+
+class Contribution(Section):
+    """What a modality adds to the headline metric: its exact Shapley value over all sets of modalities."""
+
+    site: str
+    role: Literal["train", "external"]
+    task: str
+    label: str
+    model: str
+    metric: MetricName
+    modality: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    note: str = ""
+
+
+class Described(Section):
+    """One number of Table 1: of the judged patients of a site."""
+
+    site: str
+    variable: str = Field(description="'age', 'sex', a field of a table, 'has ecg', a task's outcome")
+    category: str = Field(default="", description="of a category: which; '' of a number")
+    statistic: Literal["count", "share", "mean", "sd", "median", "q1", "q3", "missing"]
+    value: float | None
+    note: str = ""
+
+
+class Flow(Section):
+    """How many samples of a site passed a stage, from its table to the judged ones; null: withheld."""
+
+    site: str
+    stage: str
+    samples: int | None
+    patients: int | None
+
+
+class Findings(Section):
+    """What a site tells of a judged model: aggregates that passed its egress gate."""
+
+    evaluation: tuple[EvaluationRow, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    described: tuple[Described, ...] = ()
+    flow: tuple[Flow, ...] = ()
+
+
+class Summary(Section):
+    """A metric over sites: random-effects summary of their own estimates."""
+
+    task: str
+    label: str
+    modalities: str
+    model: str
+    metric: MetricName
+    role: Literal["train", "external"]
+    sites: tuple[str, ...]
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    prediction_low: float | None = Field(default=None, description="where a new site is expected; from 3 sites on")
+    prediction_high: float | None = None
+    tau: float | None = Field(default=None, description="standard deviation between sites, on the scale of the model")
+    i2: float | None = Field(default=None, description="share of the variance that is between sites")
+    worst: str = Field(default="", description="the site with the worst estimate")
+    note: str = ""
+
+
+class Gap(Section):
+    """How much is lost at new hospitals: internal less external summary (of an error: external less internal)."""
+
+    task: str
+    label: str
+    modalities: str
+    model: str
+    metric: MetricName
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    note: str = ""
+
+
+class PooledApproximate(Section):
+    """AUROC of the patients of several sites together, from the groups by predicted risk that they told."""
+
+    task: str
+    label: str
+    modalities: str
+    model: str
+    role: Literal["train", "external", "all"]
+    sites: tuple[str, ...]
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    note: str = ""
 
 
 class Shift(Section):
@@ -109,7 +238,7 @@ class Shift(Section):
     shift: float = Field(description="added to the logit")
 
 
-class Results(Section):
+class Results(Findings):
     """``results.json``."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -117,8 +246,9 @@ class Results(Section):
     privacy: PrivacyResult
     sites: dict[str, SiteResult]
     rounds: tuple[RoundResult, ...]
-    evaluation: tuple[EvaluationRow, ...]
-    curves: tuple[Curve, ...]
+    summaries: tuple[Summary, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    pooled: tuple[PooledApproximate, ...] = ()
     shifts: tuple[Shift, ...] = Field(default=(), description="of the model 'recalibrated'")
     statistics: Statistics | None = None
     notes: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StringConstraints
 
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Findings
 from fl_shared.toml import Section
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -82,8 +82,8 @@ class Request(Section):
     ledger: Mark | None = None  # the last mark that this site has told: its ledger must still hold that row
 
 
-class Reply(Section):
-    """What a site answers."""
+class Reply(Findings):
+    """What a site answers; findings: of a judged model."""
 
     status: Literal["ok", "refused", "failed"]
     code: Code | None = None
@@ -93,8 +93,6 @@ class Reply(Section):
     approved: bool = False
     epsilon: float | None = None
     ledger: Mark | None = None
-    evaluation: tuple[EvaluationRow, ...] = ()
-    curves: tuple[Curve, ...] = ()
 
 
 def to_npy(array: NDArray[np.generic]) -> bytes:

@@ -91,7 +91,7 @@ def run(study: Study, sites: Path, scratch: Path, *, judges: Sequence[str] = ("s
     found: dict[str, list[float]] = {}
     for name in judges:
         judge = trainers.get(name) or make(study, sites, scratch, name)
-        rows, _ = judge.evaluate(arrays=shared)
+        rows = judge.evaluate(arrays=shared).evaluation
         for row in rows:
             if row.metric == "auroc" and row.label in LABELS and row.value is not None:
                 found.setdefault(row.modalities, []).append(row.value)

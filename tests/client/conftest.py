@@ -14,7 +14,7 @@ import pytest
 from fl_client.approval import approve
 from fl_client.service import SiteService
 from fl_shared.counts import recalibration_schema, statistics_schema
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Curve, EvaluationRow, Findings
 from fl_shared.site import Site, load_site
 from fl_shared.study import Study, load_study
 from fl_shared.wire import Arrays, Reply, Request, digest, to_npy
@@ -118,10 +118,10 @@ class StubPool:
 
     def evaluate(
         self, study: Study, *, arrays: Arrays, name: str = "federated", sigma: float | None = None, deadline: float
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
+    ) -> Findings:
         self.judged.append((name, sigma))
         self.evaluated += 1
-        return self.rows, self.curves
+        return Findings(evaluation=tuple(self.rows), curves=tuple(self.curves))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from fl_client.privacy.ledger import Ledger
 from fl_shared.budget import budget
 from fl_shared.counts import recalibration_schema, risk_sensitivity, statistics_schema
 from fl_shared.metrics.noised import noised_note
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Curve, EvaluationRow, Findings
 from fl_shared.wire import Code, from_npy
 
 COUNTED = '[statistics]\nmodalities = ["ehr"]\ntasks = ["death"]\n'
@@ -244,10 +244,10 @@ def test_calibration_that_tells_withheld_events_stays(make_house: Any) -> None:
     gate = house.service._desk.egress
     hidden = row("expected_observed", value=1.1, ci_low=0.9, ci_high=1.3, events=None, note="")
     with pytest.raises(EgressRefusedError, match="withheld number of events"):
-        gate.check_metrics([hidden], [], study=house.study, min_patients=10)
-    gate.check_metrics([hidden.model_copy(update={"events": 20})], [], study=house.study, min_patients=10)
-    gate.check_metrics([hidden.model_copy(update={"metric": "auroc", "value": 0.7, "ci_low": 0.6, "ci_high": 0.8})],
-                       [], study=house.study, min_patients=10)  # fmt: skip
+        gate.check_findings(told([hidden], []), study=house.study, min_patients=10)
+    gate.check_findings(told([hidden.model_copy(update={"events": 20})], []), study=house.study, min_patients=10)
+    auroc = {"metric": "auroc", "value": 0.7, "ci_low": 0.6, "ci_high": 0.8}
+    gate.check_findings(told([hidden.model_copy(update=auroc)], []), study=house.study, min_patients=10)
 
 
 def test_curves_of_two_models_stand_beside_each_other(make_house: Any) -> None:
@@ -257,11 +257,11 @@ def test_curves_of_two_models_stand_beside_each_other(make_house: Any) -> None:
     place = {"site": "drum_tower", "task": "death", "label": "", "modalities": "all", "kind": "calibration"}
     curves = [Curve(**place, model=m, x=(0.1, 0.5), y=(0.2, 0.4)) for m in models]
     gate = house.service._desk.egress
-    gate.check_metrics(rows, curves, study=house.study, min_patients=10)
+    gate.check_findings(told(rows, curves), study=house.study, min_patients=10)
     with pytest.raises(EgressRefusedError, match="twice"):
-        gate.check_metrics(rows, [*curves, curves[0]], study=house.study, min_patients=10)
+        gate.check_findings(told(rows, [*curves, curves[0]]), study=house.study, min_patients=10)
     with pytest.raises(EgressRefusedError, match="without a released value"):
-        gate.check_metrics(rows[:1], curves, study=house.study, min_patients=10)
+        gate.check_findings(told(rows[:1], curves), study=house.study, min_patients=10)
 
 
 def test_the_outbox_is_replayed_for_an_officer(counting: Any, tmp_path: Path) -> None:
@@ -272,3 +272,7 @@ def test_the_outbox_is_replayed_for_an_officer(counting: Any, tmp_path: Path) ->
         ask(house, kind)
     found = replay(house.site)
     assert (found.rows, found.matched, found.never_left) == (2, 2, ())
+
+
+def told(rows, curves) -> Findings:
+    return Findings(evaluation=tuple(rows), curves=tuple(curves))

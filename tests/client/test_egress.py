@@ -5,7 +5,7 @@ import pytest
 
 from fl_client.egress import Egress, EgressRefusedError, schema_bytes
 from fl_shared.metrics.evaluate import evaluate_predictions
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Curve, EvaluationRow, Findings
 from fl_shared.study import load_study
 from fl_shared.wire import Code, Mark, Reply, digest, from_npy
 
@@ -39,7 +39,9 @@ def curve(**changes) -> Curve:
 
 
 def metrics(gate, study, rows, curves=()):
-    return gate.release_metrics(rows, curves, study=study, round=1, min_patients=10)
+    found = Findings(evaluation=tuple(rows), curves=tuple(curves))
+    released = gate.release_findings(found, study=study, round=1, min_patients=10)
+    return released.evaluation, released.curves
 
 
 def test_release_is_logged_before_it_leaves(gate, study) -> None:

@@ -24,7 +24,7 @@ from fl_client.payment import Payments  # noqa: F401 - imported before the forks
 from fl_client.service import SiteService
 from fl_shared.accounting import epsilon
 from fl_shared.budget import budget
-from fl_shared.results import EvaluationRow
+from fl_shared.results import EvaluationRow, Findings
 from fl_shared.site import load_site
 from fl_shared.study import load_study
 from fl_shared.wire import digest
@@ -187,7 +187,7 @@ class NoisyPool:
         row = EvaluationRow(site="drum_tower", role="train", task="death", label="", modalities="all",
                             model="federated", metric="auroc", value=value, ci_low=None, ci_high=None, n=50,
                             events=20)  # fmt: skip
-        return [row], []
+        return Findings(evaluation=(row,))
 
     def close(self):
         """Nothing was started."""

@@ -24,7 +24,7 @@ from fl_server.fleet import Missing
 from fl_server.rounds import run_study
 from fl_shared import secure
 from fl_shared.errors import ConsiliumError, ExitCode
-from fl_shared.results import Results
+from fl_shared.results import Findings, Results
 from fl_shared.site import load_site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Code, Reply, Request, digest, from_npy, to_npy
@@ -65,8 +65,8 @@ class Stub:
         self.updates.append(made)
         return made
 
-    def evaluate(self, study: Study, **_: Any) -> tuple[list[Any], list[Any]]:
-        return [], []
+    def evaluate(self, study: Study, **_: Any) -> Findings:
+        return Findings()
 
 
 def initial() -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fl_client.failures import RefusedError
 from fl_client.jobs.desk import Answer, Desk, left
 from fl_client.jobs.once import once
-from fl_client.outbox import Evaluation
 from fl_shared.counts import risk_schema, risk_sensitivity
+from fl_shared.results import Findings
 from fl_shared.study import Study
 from fl_shared.wire import Code, Request
 
@@ -25,12 +25,12 @@ def evaluate(desk: Desk, request: Request, study: Study, arrays: Mapping[str, by
     smallest = max(study.evaluation.min_patients, desk.site.privacy.min_patients)
     noised = study.evaluation.epsilon is not None
 
-    def judged(sigma: float | None) -> Evaluation:
+    def judged(sigma: float | None) -> Findings:
         if not noised and desk.outbox.evaluations(study) >= most(study):  # with noise the ledger counts
             raise RefusedError(Code.EGRESS)
-        rows, curves = desk.pool.evaluate(study, arrays=model, name=request.model, sigma=sigma, deadline=left(deadline))
-        desk.egress.check_metrics(rows, curves, study=study, min_patients=smallest)
-        return Evaluation(rows=tuple(rows), curves=tuple(curves))
+        found = desk.pool.evaluate(study, arrays=model, name=request.model, sigma=sigma, deadline=left(deadline))
+        desk.egress.check_findings(found, study=study, min_patients=smallest)
+        return found
 
     found = once(
         desk,
@@ -44,10 +44,8 @@ def evaluate(desk: Desk, request: Request, study: Study, arrays: Mapping[str, by
         compute=judged,
         keep=lambda made: desk.outbox.put_evaluation(study, request.base, made),  # a repeat tells the same numbers
     )
-    released, drawn = desk.egress.release_metrics(
-        found.rows, found.curves, study=study, round=request.round, min_patients=smallest
-    )
-    return desk.reply(study).model_copy(update={"evaluation": released, "curves": drawn}), {}
+    released = desk.egress.release_findings(found, study=study, round=request.round, min_patients=smallest)
+    return desk.reply(study).model_copy(update=dict(released)), {}
 
 
 def most(study: Study) -> int:

@@ -15,7 +15,7 @@ from fl_client.files import private_dir, write_private
 from fl_client.training.cluster import OBJECT_STORE_BYTES, QUIET
 from fl_client.training.worker import Failure, RemoteWorker, Schema, Worker
 from fl_shared.errors import ConsiliumError
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Findings
 from fl_shared.site import Site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays
@@ -58,7 +58,7 @@ class Pool(Protocol):
         name: str = "federated",
         sigma: float | None = None,
         deadline: float,
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
+    ) -> Findings:
         """Judge the model on the site's patients; sigma: noise multiplier, None without."""
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class LocalPool:
         name: str = "federated",
         sigma: float | None = None,
         deadline: float,
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
+    ) -> Findings:
         """See `Pool`."""
         return self._worker.evaluate(study, arrays=arrays, name=name, sigma=sigma)
 
@@ -196,10 +196,10 @@ class RayPool:
         name: str = "federated",
         sigma: float | None = None,
         deadline: float,
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
+    ) -> Findings:
         """See `Pool`."""
         arguments = {"arrays": dict(arrays), "name": name, "sigma": sigma}
-        found: tuple[list[EvaluationRow], list[Curve]] = self._call("evaluate", study, arguments, deadline=deadline)
+        found: Findings = self._call("evaluate", study, arguments, deadline=deadline)
         return found
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, load, select
 from fl_shared.models.interface import take
 from fl_shared.models.model import CHOOSE
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Findings
 from fl_shared.site import Site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, digest
@@ -151,9 +151,7 @@ class Trainer:
         """Patients below whom nothing is told without noise: the stricter of study and site."""
         return max(self._study.evaluation.min_patients, self._site.privacy.min_patients)
 
-    def evaluate(
-        self, *, arrays: Arrays, name: str = "federated", sigma: float | None = None
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
+    def evaluate(self, *, arrays: Arrays, name: str = "federated", sigma: float | None = None) -> Findings:
         """Judge a model: held-out patients at a training site, all at an external one.
 
         A training site with a model of its own (`Study.is_personal`) judges that too, as ``personal``: its own local
@@ -175,13 +173,14 @@ class Trainer:
         judge = Judge(study=self._study, site=self._site, cohort=self._cohort)
         load(self._model, {**own, **arrays})
         if sigma is not None and epsilon is not None:
-            return judge_noised(judge, self._model, self._batch, name=name, sigma=sigma, epsilon=epsilon), []
+            rows = judge_noised(judge, self._model, self._batch, name=name, sigma=sigma, epsilon=epsilon)
+            return Findings(evaluation=tuple(rows))
         rows, curves = judge(self._model, self._batch, name=name)
         if self._trains and self._study.is_personal and name == "federated":
             load(self._model, {**arrays, **own})
             self._finetune()
             rows += judge(self._model, self._batch, name="personal")[0]
-        return rows, curves
+        return Findings(evaluation=tuple(rows), curves=tuple(curves))
 
     def _try_phases(self) -> None:
         """What cannot be trained in some phase is told before the first round, not after hours or a spent budget."""

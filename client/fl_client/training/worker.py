@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Findings
 from fl_shared.site import Site, load_site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays
@@ -79,7 +79,7 @@ class Worker:
 
     def evaluate(
         self, study: Study, *, arrays: Arrays, name: str = "federated", sigma: float | None = None
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
+    ) -> Findings:
         """Judge the model on the site's patients; sigma: noise multiplier, None without."""
         return self._trainer(study).evaluate(arrays=arrays, name=name, sigma=sigma)
 

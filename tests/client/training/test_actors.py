@@ -114,7 +114,7 @@ def test_local_pool_answers(study: Study, base: Arrays, expected: Arrays, tmp_pa
     assert digest(expected) != digest(base)
     assert digest(pool.train(study, round=1, base=base, sigma=None, deadline=60)) == digest(expected)
     assert set(pool.encoders(study, deadline=60)) == {n for n in schema if n.startswith(("encoders.", "adapters."))}
-    rows, _ = pool.evaluate(study, arrays=expected, deadline=60)
+    rows = pool.evaluate(study, arrays=expected, deadline=60).evaluation
     assert {row.metric for row in rows} == set(metrics_of("binary"))
     pool.close()
 
@@ -143,7 +143,7 @@ def test_an_actor_trains_the_same_bits(pool: RayPool, study: Study, base: Arrays
     pool.load(study)
     assert digest(pool.train(study, round=1, base=base, sigma=None, deadline=300)) == digest(expected)
     assert set(expected) < set(pool.schema(study))
-    assert pool.evaluate(study, arrays=expected, deadline=300)[0]
+    assert pool.evaluate(study, arrays=expected, deadline=300).evaluation
 
 
 @pytest.mark.integration

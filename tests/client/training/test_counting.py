@@ -288,7 +288,8 @@ def test_judging_with_noise_asks_for_its_epsilon_and_back(make_trainer: Callable
         make_trainer(noised).evaluate(arrays=arrays)
     with pytest.raises(ConsiliumError, match="no judging with sigma"):
         make_trainer(plain).evaluate(arrays=arrays, sigma=2.0)
-    rows, curves = make_trainer(noised).evaluate(arrays=arrays, sigma=0.01, name="recalibrated")
+    found = make_trainer(noised).evaluate(arrays=arrays, sigma=0.01, name="recalibrated")
+    rows, curves = found.evaluation, found.curves
     assert curves == [] and {row.model for row in rows} == {"recalibrated"}
     assert {row.task for row in rows} == {"death", "mace"}
 
@@ -297,7 +298,8 @@ def test_the_recalibrated_model_is_judged_on_its_own_tasks(make_trainer: Callabl
     plan = study(recalibrate=True)
     trainer = make_trainer(plan, known=cohort())
     arrays = select(build_model(plan), plan.is_shared)
-    assert {row.task for row in trainer.evaluate(arrays=arrays)[0]} == {"death", "mace", "ward"}
-    rows, curves = trainer.evaluate(arrays=arrays, name="recalibrated")
+    assert {row.task for row in trainer.evaluate(arrays=arrays).evaluation} == {"death", "mace", "ward"}
+    found = trainer.evaluate(arrays=arrays, name="recalibrated")
+    rows, curves = found.evaluation, found.curves
     assert {row.task for row in rows} == {"death", "mace"}
     assert {part.model for part in (*rows, *curves)} == {"recalibrated"}

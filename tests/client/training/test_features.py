@@ -118,7 +118,7 @@ def test_a_modality_that_nobody_here_has(
     assert not any(name.startswith(("encoders.ecg.", "adapters.ecg.")) for name in moved)
     assert any(name.startswith("heads.") for name in moved)
     assert trainer.trained_on() == {"ehr"}
-    rows, _ = trainer.evaluate(arrays=found)
+    rows = trainer.evaluate(arrays=found).evaluation
     assert {row.modalities for row in rows if row.value is not None} == {"ehr", "all"}
 
 

@@ -166,7 +166,7 @@ def test_a_subset_that_no_row_has_is_suppressed(make_study: Any, make_trainer: M
     trainer._batch.present["ehr"][:] = False
     trainer._cohort.present["ecg"][:] = True
     trainer._batch.present["ecg"][:] = True
-    rows, _ = trainer.evaluate(arrays=select(build_model(study), study.is_shared))
+    rows = trainer.evaluate(arrays=select(build_model(study), study.is_shared)).evaluation
     assert {row.note for row in rows if row.modalities == "ehr"} == {"suppressed: fewer than 2 patients"}
     assert all(row.value is not None for row in rows if row.modalities == "ecg" and row.label != "mi")
 
@@ -262,6 +262,6 @@ def test_segmentations_are_counted_where_somebody_drew(make_study: Any, make_tra
 
 def test_real_metrics_come_out(make_study: Any, make_trainer: Make):
     study = make_study()
-    rows, _ = make_trainer(study, name="z").evaluate(arrays=select(build_model(study), study.is_shared))
+    rows = make_trainer(study, name="z").evaluate(arrays=select(build_model(study), study.is_shared)).evaluation
     assert {row.modalities for row in rows} == {"ecg", "ehr", "all"}
     assert {(row.task, row.label) for row in rows} >= {("death", ""), ("mace", "mi"), ("mace", "hf"), ("mace", "macro")}

@@ -133,7 +133,7 @@ def test_initial_digest_and_encoders_are_those_of_the_common_model(make_study: A
 def test_training_learns(make_study: Any, make_trainer: Make):
     study = make_study(steps=25, batch=20, learning_rate=0.01, dropout=0.0)
     trainer = make_trainer(study)
-    rows, _ = trainer.evaluate(arrays=rounds(trainer, study, 1))
+    rows = trainer.evaluate(arrays=rounds(trainer, study, 1)).evaluation
     auroc = next(r for r in rows if (r.task, r.modalities, r.metric) == ("death", "all", "auroc"))
     assert auroc.value is not None
     assert auroc.value > 0.9
@@ -186,7 +186,7 @@ def test_private_gradient_is_noised_sum_over_the_declared_number(
 def test_private_training_with_little_noise_learns(make_study: Any, make_trainer: Make):
     study = make_study(mode="patient", steps=25, batch=20, learning_rate=0.01, dropout=0.0)
     trainer = make_trainer(study)
-    rows, _ = trainer.evaluate(arrays=rounds(trainer, study, 1, sigma=0.01))
+    rows = trainer.evaluate(arrays=rounds(trainer, study, 1, sigma=0.01)).evaluation
     auroc = next(r for r in rows if (r.task, r.modalities, r.metric) == ("death", "all", "auroc"))
     assert auroc.value is not None
     assert auroc.value > 0.9

@@ -23,7 +23,7 @@ def initial(study: Study) -> Arrays:
 
 
 def predictions(trainer: Trainer, arrays: Arrays, model: str = "federated") -> list[float | None]:
-    rows, _ = trainer.evaluate(arrays=arrays)
+    rows = trainer.evaluate(arrays=arrays).evaluation
     return [row.value for row in rows if row.model == model]
 
 
@@ -72,13 +72,14 @@ def test_personal_rows_pass_the_gate_and_the_coordinator_beside_the_common_ones(
 ) -> None:
     study = make_study(encoders="shared", local=["norms"], finetune=3)
     trainer = make_trainer(study)
-    rows, curves = trainer.evaluate(arrays=trainer.train(round=1, base=initial(study), sigma=None))
+    found = trainer.evaluate(arrays=trainer.train(round=1, base=initial(study), sigma=None))
+    rows = found.evaluation
     assert {row.model for row in rows} == {"federated", "personal"}
     gate = Egress(trainer._site)
-    released, drawn = gate.release_metrics(rows, curves, study=study, round=9, min_patients=2)
-    reply = Reply(status="ok", site="a", role="train", approved=True, evaluation=released, curves=drawn)
+    released = gate.release_findings(found, study=study, round=9, min_patients=2)
+    reply = Reply(status="ok", site="a", role="train", approved=True, **dict(released))
     assert validate_evaluation(reply, {}, study=study, site="a") is None
-    twice = reply.model_copy(update={"evaluation": (*released, released[-1])})
+    twice = reply.model_copy(update={"evaluation": (*rows, rows[-1])})
     assert validate_evaluation(twice, {}, study=study, site="a") == Reason.REPEATED_ROWS
 
 

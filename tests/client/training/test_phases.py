@@ -125,7 +125,7 @@ def test_local_norms_and_heads_stay_and_are_judged_as_personal(make_study: Any, 
     assert not any("norm" in name for name in out)
     own = trainer.encoders()
     assert any(name.startswith("heads.") for name in own) and any(".norm" in name for name in own)
-    rows, _ = trainer.evaluate(arrays=out)
+    rows = trainer.evaluate(arrays=out).evaluation
     found = {(row.model, row.metric): row.value for row in rows if (row.task, row.modalities) == ("death", "all")}
     assert {model for model, _ in found} == {"federated", "personal"}
     assert digest(trainer.encoders()) == digest(own)  # fine-tuning leaves nothing behind

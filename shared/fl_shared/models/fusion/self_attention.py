@@ -63,7 +63,7 @@ class SelfAttentionFusion(Fusion):
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
         """The last layer computes only the readout row; an absent modality's place beside it is 0."""
         first = present[self.modalities[0]]
-        readout, marks = learned_tokens(self.marks, first).split([1, len(self.modalities)], dim=1)
+        readout, marks = torch.split(learned_tokens(self.marks, first), [1, len(self.modalities)], dim=1)
         there = torch.stack([present[m] for m in self.modalities], dim=1).to(readout.dtype)[:, :, None]
         pooled = torch.stack([outputs[m].pooled for m in self.modalities], dim=1)
         readout = readout + ((pooled * there).sum(1) / there.sum(1))[:, None]
