@@ -84,7 +84,7 @@ def approve_study(site: Site, study: Study, *, file: str) -> ApprovalRecord:
         delta=min(study.privacy.delta, site.privacy.delta),
         leaves=_leaves(study, plan.role),
         upstream=upstream,
-        trust=trust(mode=study.privacy.mode, aggregation=study.privacy.aggregation, noise=study.privacy.noise),
+        trust=_trust(study),
         notes=(*_notes(site, study), *_open_studies(site, study)),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         by=user(),
@@ -162,7 +162,8 @@ def _faults(site: Site, study: Study, file: str) -> Iterator[Fault]:
     elif plan.role not in site.roles:
         mend = f"This site takes the roles {sorted(site.roles)}: change the study, or 'roles' in site.toml."
         yield Fault(file=file, key=f"sites.{site.name}.role", value=plan.role, problem="role refused here", mend=mend)
-    if study.privacy.mode == "none" and not site.privacy.allow_without_privacy:
+    yield from _trained_here(site, study, file)
+    if study.privacy.mode == "none" and study.judged is None and not site.privacy.allow_without_privacy:
         mend = "Use mode = 'patient', or set privacy.allow_without_privacy = true in site.toml."
         yield Fault(file=file, key="privacy.mode", value="none", problem="this site requires privacy", mend=mend)
     yield from _unknown(site, study, file)
@@ -191,6 +192,25 @@ def _unknown(site: Site, study: Study, file: str) -> Iterator[Fault]:
             yield Fault(
                 file=file, key=f"modalities.{name}.weights", value=modality.weights, problem="unknown", mend=mend
             )
+
+
+def _trained_here(site: Site, study: Study, file: str) -> Iterator[Fault]:
+    """A finished model is judged by those who took no part in it, whatever they were called."""
+    plan = study.judged
+    if plan is None:
+        return
+    for key, trained in {"study": plan.study, "against": plan.against.study if plan.against else ""}.items():
+        if trained and (where := Traces(site).trained(trained)):
+            mend = "Leave this site out: what its held-out patients tell is in the results of that study."
+            problem = f"this site trained the model ({where})"
+            yield Fault(file=file, key=f"judged.{key}", value=trained, problem=problem, mend=mend)
+
+
+def _trust(study: Study) -> tuple[str, ...]:
+    """Of those who train; a site that judges a finished model lets nothing but results out."""
+    if study.judged is not None:
+        return ()
+    return trust(mode=study.privacy.mode, aggregation=study.privacy.aggregation, noise=study.privacy.noise)
 
 
 def _leaves(study: Study, role: str) -> tuple[str, ...]:
@@ -225,8 +245,13 @@ def _notes(site: Site, study: Study) -> Iterator[str]:
     if (left := withdrawal(site, study.identity)) is not None:
         yield f"{left}; approving it anew lets it take part again"
     yield from study.warnings()
+    if study.judged is not None:
+        both = " and how it differs from a second one" if study.judged.against is not None else ""
+        yield f"nothing is trained: the finished model {study.judged.arrays[:12]} is judged{both}"
     if absent := sorted(set(study.modalities) - set(site.modalities)):
         yield f"modalities not available here, treated as missing: {', '.join(absent)}"
+    if study.judged is not None:
+        return
     if study.privacy.mode == "none":
         summed = "their sum over the sites is" if study.privacy.aggregation == "secure" else "updates are"
         yield f"NO privacy mechanism: {summed} released as computed"
@@ -236,8 +261,10 @@ def _notes(site: Site, study: Study) -> Iterator[str]:
 
 def _open_studies(site: Site, study: Study) -> Iterator[str]:
     """What was learnt from these patients without privacy, which no promise of a later study takes back."""
+    if study.privacy.mode == "none" or study.judged is not None:
+        return
     paid = {row.study for row in site_ledger(site).rows()}
-    if study.privacy.mode != "none" and (found := Traces(site).studies() - paid - {study.identity}):
+    if found := Traces(site).studies() - paid - {study.identity}:
         told = ", ".join(identity[:12] for identity in sorted(found))
         yield f"trained here without privacy before, and outside what this study promises: {told}"
 

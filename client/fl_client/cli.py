@@ -20,7 +20,9 @@ from rich.table import Table
 
 from fl_client import officer
 from fl_client.auditing.command import audit_privacy
+from fl_client.bedside.command import predict
 from fl_client.ledger_command import ledger
+from fl_client.offline.command import evaluate
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode, nearest
 from fl_shared.site import Network, Site, load_site
@@ -201,10 +203,8 @@ def revoke(
     emit({"revoked": identity}, fmt=fmt, text=lambda console: console.print(f"revoked {identity}", soft_wrap=True))
 
 
-app.command()(ledger)
-app.command()(officer.egress)
-app.command()(officer.withdraw)
-app.command()(audit_privacy)
+for _command in (ledger, officer.egress, officer.withdraw, audit_privacy, evaluate, predict):
+    app.command()(_command)
 
 
 @app.command()

@@ -17,6 +17,11 @@ import typer
 from rich.console import Console
 
 from fl_server import privacy_command
+from fl_server.designs import command as designs
+from fl_server.designs.command import DesignOption, SeedsOption
+from fl_server.promotion.compare_command import compare
+from fl_server.promotion.evaluate import evaluate
+from fl_server.promotion.promote import promote
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.results import Results
@@ -28,6 +33,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(privacy_command.app, name="privacy")
+app.command(name="design")(designs.design_command)
+app.command()(promote)
+app.command()(evaluate)
+app.command()(compare)
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 HomeOption = Annotated[Path, typer.Option("--home", help="Coordinator's folder: certificates, database, logs.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
@@ -101,9 +110,15 @@ def run_command(
     home: HomeOption = HOME,
     runs: RunsOption = RUNS,
     weights: WeightsOption = None,
+    design: DesignOption = None,
+    seeds: SeedsOption = "",
     fmt: FormatOption = Format.TEXT,
 ) -> None:
     """Run a study on the connected sites (or continue it after its last committed round), with live progress."""
+    if design is not None or seeds:
+        return designs.run_design(
+            study, design=design, seeds=seeds, home=home, runs=runs, weights=_directories(weights), fmt=fmt
+        )
     from fl_server import superlink
     from fl_server.launch import prepare
     from fl_server.watch import submit_and_wait
@@ -123,9 +138,15 @@ def simulate(
     sites_dir: Annotated[Path, typer.Option(help="Folder of all sites.")] = Path("sites"),
     runs: RunsOption = RUNS,
     weights: WeightsOption = None,
+    design: DesignOption = None,
+    seeds: SeedsOption = "",
     fmt: FormatOption = Format.TEXT,
 ) -> None:
     """Run the same study through Flower's simulation engine, on this machine, without sockets."""
+    if design is not None or seeds:
+        return designs.simulate_design(
+            study, design=design, seeds=seeds, sites_dir=sites_dir, runs=runs, weights=_directories(weights), fmt=fmt
+        )
     from fl_server.launch import prepare
     from fl_server.simulation import simulate as run_simulation
 
@@ -160,7 +181,9 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder (runs/NAME).", exists=True, file_okay=False)],
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Write report.html anew from results.json, and print the headline."""
+    """Write report.html anew from results.json (of a design from design.json), and print the headline."""
+    if designs.report_design(folder, fmt=fmt):
+        return
     from fl_server.checkpoint import RunDirectory
     from fl_server.report.page import write_report
 

@@ -56,6 +56,11 @@ class Life:
         known = reply.site == site and (reply.approved or reply.status != "ok")
         return self.ledgers.judge(site, request.ledger, reply) if self.study.pays and known else None
 
+    @property
+    def rounds(self) -> int:
+        """Rounds of training: none where a finished model is judged."""
+        return 0 if self.study.judged is not None else self.study.training.rounds
+
     def shared(self, model: Arrays) -> Arrays:
         """The arrays that travel every round, in name order."""
         return {name: model[name] for name in sorted(model) if self.study.is_shared(name)}
@@ -97,10 +102,12 @@ def greet(life: Life, *, fresh: bool) -> None:
             code=ExitCode.NOT_APPROVED,
             faults=faults(life, refusals, mend="Have the site approve this study (fl-client approve), then run again"),
         )
-    ready = [site for site in study.train_sites if outcomes[site].status == "accepted"]
+    needed = study.train_sites or study.external_sites  # the latter alone judge a finished model
+    ready = [site for site in needed if outcomes[site].status == "accepted"]
     if len(ready) < study.rounds.quorum:
         raise ConsiliumError(
-            f"{len(ready)} training site(s) are there, {study.rounds.quorum} are needed (rounds.quorum)",
+            f"{len(ready)} {'training' if study.train_sites else 'judging'} site(s) are there, "
+            f"{study.rounds.quorum} are needed (rounds.quorum)",
             code=ExitCode.UNREACHABLE,
             faults=faults(life, outcomes, mend="Start or mend the client there, then run again"),
         )
@@ -137,7 +144,7 @@ def ask(
     model: ModelName = "federated",
 ) -> Answers:
     """Ask the sites and judge every answer; each site ends with one outcome. Who withdrew is asked no more."""
-    names, rounds = tuple(sites), life.study.training.rounds
+    names, rounds = tuple(sites), life.rounds
     asked = [site for site in names if site not in life.withdrawn]
     life.log(Event(kind="phase", status=kind, round=round_number, rounds=rounds))
     for site in asked:

@@ -80,6 +80,9 @@ def _changed(
     from fl_shared.study import Study, load_study
 
     study = load_study(path)
+    if study.judged is not None:
+        message = f"study '{study.name}' judges a finished model: nothing is trained, and no privacy to be planned"
+        raise ConsiliumError(message, code=ExitCode.STUDY)
     body: dict[str, Any] = study.model_dump(mode="json", by_alias=True)
     changes = {key: value for key, value in training.items() if value is not None}
     if changes.keys() & {"rounds"} and changes["rounds"] != study.training.rounds:

@@ -94,6 +94,8 @@ def describe(event: Event) -> str:
     """One plain line, or "" for what a log need not repeat."""
     round_of = f"round {event.round}/{event.rounds}"
     match event.kind:
+        case "run_started" if not event.rounds:
+            return f"{len(event.sites)} sites judge a finished model"
         case "run_started":
             return f"{len(event.sites)} sites, {event.round} of {event.rounds} rounds committed so far"
         case "phase":
@@ -124,9 +126,8 @@ def render(state: State, *, now: float) -> Table:
         table.add_row(site, role, Text(status, style=STYLES.get(status.split(":")[0], "")), _epsilon(state, site))
     elapsed = (state.ended or now) - state.started if state.started is not None else 0.0
     left = f", about {_duration(state.left)} left" if state.left and state.ended is None else ""
-    head = Text(
-        f"round {state.committed}/{state.rounds} committed · {state.phase} · {_duration(elapsed)} elapsed{left}"
-    )
+    done = f"round {state.committed}/{state.rounds} committed · " if state.rounds else ""
+    head = Text(f"{done}{state.phase} · {_duration(elapsed)} elapsed{left}")
     page = Table.grid()
     for part in (head, ProgressBar(total=max(state.rounds, 1), completed=state.committed, width=60), table):
         page.add_row(part)

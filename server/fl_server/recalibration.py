@@ -21,7 +21,7 @@ from fl_server.validation import validate_counts, validate_evaluation
 from fl_shared.budget import budget
 from fl_shared.counts import LOGITS, output_biases, recalibration_schema, recalibration_sensitivity, risky_tasks
 from fl_shared.histograms import kept
-from fl_shared.results import Shift, SiteRound
+from fl_shared.results import Findings, Shift, SiteRound
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Reply
 
@@ -110,8 +110,8 @@ def _beside(raw: Mapping[str, Reply], recalibrated: Mapping[str, Reply]) -> dict
     """Each site's results of both models."""
     both = {}
     for site, reply in raw.items():
-        other = recalibrated.get(site, reply.model_copy(update={"evaluation": (), "curves": ()}))
-        parts = {key: (*getattr(reply, key), *getattr(other, key)) for key in ("evaluation", "curves")}
+        other: Findings = recalibrated.get(site, Findings())
+        parts = {key: (*getattr(reply, key), *getattr(other, key)) for key in ("evaluation", "curves", "contributions")}
         both[site] = reply.model_copy(update=parts)
     return both
 

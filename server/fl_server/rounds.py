@@ -18,8 +18,9 @@ from fl_server.events import Event
 from fl_server.fleet import Fleet
 from fl_server.ledgers import FILE as LEDGERS
 from fl_server.ledgers import Ledgers
-from fl_server.validation import validate, validate_evaluation
+from fl_server.validation import COMMON, validate, validate_evaluation
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.judged import AGAINST, refuse_others
 from fl_shared.models.systems.system import CHOOSE
 from fl_shared.results import Results, RoundResult
 from fl_shared.study import Study
@@ -66,6 +67,8 @@ def run_study(
 
 def _live(life: Life) -> Results:
     study, run = life.study, life.run
+    if study.judged is not None:
+        refuse_others(study, life.initial, file=str(run.path))
     last = _begin(life)
     if (done := run.read_results()) is not None and done.study.hash == life.identity:
         return done
@@ -73,16 +76,16 @@ def _live(life: Life) -> Results:
         Event(
             kind="run_started",
             round=last.manifest.round,
-            rounds=study.training.rounds,
+            rounds=life.rounds,
             sites={name: plan.role for name, plan in study.sites.items()},
             budget=study.privacy.epsilon,
         )
     )
     greet(life, fresh=last.manifest.round == 0)
     statistics.gather(life)
-    while last.manifest.round < study.training.rounds and (committed := _round(life, last)) is not None:
+    while last.manifest.round < life.rounds and (committed := _round(life, last)) is not None:
         last = committed
-    final = _final(life, last)
+    final = last if study.judged is not None else _final(life, last)
     judged = recalibration.judge_recalibrated(life, final, _judge_model(life, final))
     results = runs.assemble(
         study=study,
@@ -93,7 +96,7 @@ def _live(life: Life) -> Results:
         statistics=statistics.read(run.path, identity=life.identity),
     )
     run.write_results(results)
-    life.log(Event(kind="run_finished", round=last.manifest.round, rounds=study.training.rounds))
+    life.log(Event(kind="run_finished", round=last.manifest.round, rounds=life.rounds))
     return results
 
 
@@ -206,15 +209,19 @@ def _judge_model(life: Life, final: Snapshot) -> runs.Judgement:
     """Every site, internal and external, judges the same arrays: shared groups, and the mean encoders if there are."""
     study = life.study
     arrays = runs.judged_arrays(study, final, final)
+    compared = {AGAINST} if study.judged is not None and study.judged.against is not None else set()
     answers = ask(
         life,
         "evaluate",
         sorted(study.sites),
         arrays,
         round_number=final.manifest.round,
-        check=lambda site, reply, extra: validate_evaluation(reply, extra, study=study, site=site),
+        check=lambda site, reply, extra: validate_evaluation(
+            reply, extra, study=study, site=site, models=COMMON | compared
+        ),
     )
-    if not answers.accepted:
-        raise missed(life, "The evaluation", answers, needed=1)
+    needed = study.rounds.quorum if study.judged is not None else 1
+    if len(answers.accepted) < needed:
+        raise missed(life, "The evaluation", answers, needed=needed)
     replies = {site: reply for site, (reply, _) in answers.accepted.items()}
     return runs.Judgement(outcomes=answers.outcomes, replies=replies, epsilon=answers.epsilon)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from fl_server.checkpoint import Snapshot
-from fl_shared.results import PrivacyResult, Results, RoundResult, Shift, SiteResult, SiteRound, StudyResult
+from fl_server.synthesis import synthesized
+from fl_shared.results import Findings, PrivacyResult, Results, RoundResult, Shift, SiteResult, SiteRound, StudyResult
 from fl_shared.statistics import Statistics
-from fl_shared.study import Study
+from fl_shared.study import JudgedPlan, Study
 from fl_shared.trust import trust
 from fl_shared.wire import Arrays, Code, Reply
 
@@ -36,7 +37,12 @@ def holds_mean_encoders(final: Snapshot) -> bool:
 
 
 def judged_arrays(study: Study, model: Snapshot, final: Snapshot) -> Arrays:
-    """What sites judge of a model: shared groups, and the mean of the local ones if the final model has it."""
+    """What sites judge of a model: shared groups, and the mean of the local ones if the final model has it.
+
+    A finished model of another study travels whole.
+    """
+    if study.judged is not None:
+        return model.model
     whole = holds_mean_encoders(final)
     return {n: a for n, a in model.model.items() if study.is_shared(n) or (whole and study.is_local(n))}
 
@@ -67,6 +73,12 @@ def assemble(
         statistics: of a study that counts.
     """
     replies = [judged.replies[site] for site in sorted(judged.replies)]
+    found = Findings.model_validate(
+        {part: tuple(one for reply in replies for one in getattr(reply, part)) for part in Findings.model_fields}
+    )
+    over_sites = synthesized(
+        found.evaluation, found.curves, roles={name: plan.role for name, plan in study.sites.items()}
+    )
     return Results(
         schema=1,
         study=StudyResult(
@@ -80,6 +92,8 @@ def assemble(
             modalities=tuple(study.modalities),
             leaky=tuple(name for name, modality in study.modalities.items() if modality.leaky),
             package=version("consilium"),
+            judged=study.judged.study if study.judged is not None else "",
+            against=study.judged.against.study if study.judged is not None and study.judged.against is not None else "",
         ),
         privacy=PrivacyResult(
             mode=study.privacy.mode,
@@ -96,8 +110,10 @@ def assemble(
             for name, plan in sorted(study.sites.items())
         },
         rounds=tuple(history),
-        evaluation=tuple(row for reply in replies for row in reply.evaluation),
-        curves=tuple(curve for reply in replies for curve in reply.curves),
+        **{part: getattr(found, part) for part in Findings.model_fields},
+        summaries=over_sites.summaries,
+        gaps=over_sites.gaps,
+        pooled=over_sites.pooled,
         shifts=judged.shifts,
         statistics=statistics,
         notes=tuple(_notes(study, history, last, final, judged)),
@@ -109,7 +125,9 @@ def _notes(
 ) -> Iterator[str]:
     yield from study.warnings()
     yield from _withdrawals(study, history, final, judged)
-    if (trained := last.manifest.round) < study.training.rounds:
+    if study.judged is not None:
+        yield from _finished(study.judged)
+    elif (trained := last.manifest.round) < study.training.rounds:
         stop = next(result for result in reversed(history) if result.outcome == "failed")
         spent = [site for site, outcome in stop.sites.items() if outcome.reason == Code.BUDGET]
         yield (
@@ -121,7 +139,7 @@ def _notes(
         for site, outcome in final.manifest.sites.items()
         if outcome.status != "accepted"
     )
-    if study.keeps_local and not holds_mean_encoders(final):
+    if study.keeps_local and study.judged is None and not holds_mean_encoders(final):
         encoders = ["encoders"] if study.training.encoders == "local" else []
         kept = " and ".join([*encoders, *study.training.local])
         yield (
@@ -134,6 +152,19 @@ def _notes(
         if outcome.status != "accepted"
     )
     yield from judged.notes
+
+
+def _finished(plan: JudgedPlan) -> Iterator[str]:
+    refitted = ", with refitted intercepts," if plan.model == "recalibrated" else ""
+    yield (
+        f"Nothing was trained: the finished model {plan.arrays[:12]}{refitted} of study {plan.study[:12]} was judged, "
+        f"which {', '.join(plan.trained_by)} had trained. What is said of privacy is of that training."
+    )
+    if plan.against is not None:
+        yield (
+            f"'against' is the model {plan.against.arrays[:12]} of study {plan.against.study[:12]}, trained by "
+            f"{', '.join(plan.against.trained_by)}, judged on the same patients."
+        )
 
 
 def _withdrawals(study: Study, history: Sequence[RoundResult], final: Snapshot, judged: Judgement) -> Iterator[str]:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl_client.app import make_app
 from fl_client.approval import approve
+from fl_client.data.pooled import PooledReader, pooled_site
 from fl_client.secure_session import Sessions
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
@@ -39,40 +40,57 @@ class SimulatedSites:
     sites_dir: str
     state_dir: str
     names: tuple[str, ...]
+    pools: Mapping[str, tuple[str, ...]]
 
     def __call__(self, context: Context, message: str, arrays: Mapping[str, bytes]) -> tuple[str, Mapping[str, bytes]]:
         """Answer as the site of this partition."""
         name = self.names[int(context.node_config["partition-id"])]
-        return _service(self.sites_dir, self.state_dir, name).handle(message, arrays)
+        return _service(self.sites_dir, self.state_dir, name, self.pools.get(name, ())).handle(message, arrays)
 
 
 @cache  # one service a site in each worker; what it must remember lies on disk
-def _service(sites_dir: str, state_dir: str, name: str) -> SiteService:
-    site = simulated_site(Path(sites_dir), Path(state_dir), name)
+def _service(sites_dir: str, state_dir: str, name: str, members: tuple[str, ...]) -> SiteService:
+    site = simulated_site(Path(sites_dir), Path(state_dir), name, members=members)
+    held = tuple(simulated_site(Path(sites_dir), Path(state_dir), member) for member in members)
+    pool = LocalPool(site, read=PooledReader(members=held) if held else None)
     # a site's messages may reach several workers, so what secure aggregation keeps in memory must lie on disk here
-    return SiteService(site, LocalPool(site), sessions=Sessions(site.state_dir / "sessions"))
+    return SiteService(site, pool, sessions=Sessions(site.state_dir / "sessions"))
 
 
-def simulated_site(sites_dir: Path, state_dir: Path, name: str) -> Site:
-    """A site whose state lies in the run's folder: a simulation touches nothing of a hospital's but its cache."""
+def simulated_site(sites_dir: Path, state_dir: Path, name: str, *, members: tuple[str, ...] = ()) -> Site:
+    """A site whose state lies in the run's folder: a simulation touches nothing of a hospital's but its cache.
+
+    ``members`` are the sites whose patients it holds, where it is none that there is.
+    """
+    if members:
+        site = pooled_site(name, [load_site(sites_dir / member) for member in members])
+        return site.model_copy(update={"state": (state_dir / name).resolve()})
     site = load_site(sites_dir / name)
     cache = site.cache.model_copy(update={"folder": site.cache_dir})
     return site.model_copy(update={"state": (state_dir / name).resolve(), "cache": cache})
 
 
-def simulate(study_path: Path, *, folder: Path, sites_dir: Path) -> Results:
+def simulate(
+    study_path: Path, *, folder: Path, sites_dir: Path, pools: Mapping[str, tuple[str, ...]] | None = None
+) -> Results:
     """Run a prepared study in the simulation engine.
+
+    Args:
+        study_path: the study.
+        folder: its prepared folder.
+        sites_dir: folder of all sites.
+        pools: site -> the sites whose patients it holds: what only a simulation can do.
 
     Raises:
         ConsiliumError: as in a deployment.
     """
     from flwr.simulation import run_simulation
 
-    names = tuple(sorted(load_prepared(folder).sites))
+    names, pools = tuple(sorted(load_prepared(folder).sites)), pools or {}
     state = folder / "simulation"
     for name in names:
-        approve(simulated_site(sites_dir, state, name), study_path)
-    sites = SimulatedSites(sites_dir=str(sites_dir.resolve()), state_dir=str(state.resolve()), names=names)
+        approve(simulated_site(sites_dir, state, name, members=pools.get(name, ())), study_path)
+    sites = SimulatedSites(sites_dir=str(sites_dir.resolve()), state_dir=str(state.resolve()), names=names, pools=pools)
     done: list[Results | ConsiliumError] = []
     server = ServerApp()
 

@@ -5,15 +5,14 @@ A site's weight is its declared number of patients in the study; nothing that a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 import numpy as np
 
-from fl_shared.metrics.curves import curve_fits
+from fl_shared import asked
 from fl_shared.metrics.disclosure import MIN_CELL
-from fl_shared.metrics.table import fits
-from fl_shared.results import Curve, EvaluationRow
+from fl_shared.results import Findings
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Reply
 
@@ -128,43 +127,45 @@ def validate_evaluation(
     """
     if arrays:
         return Reason.UNEXPECTED_ARRAYS
-    rows, curves = reply.evaluation, reply.curves
-    if ({row.model for row in rows} | {curve.model for curve in curves}) - models:
+    if asked.models(reply) - models:
         return Reason.UNKNOWN_ROWS
-    named = {row.site for row in rows} | {curve.site for curve in curves}
-    if named - {site} or any(row.role != study.sites[site].role for row in rows):
+    if asked.sites(reply) - {site} or asked.roles(reply) - {study.sites[site].role}:
         return Reason.OTHER_SITE
-    if not all(_row_fits(row, study) for row in rows) or not all(_curve_fits(curve, study) for curve in curves):
+    if not _asked(reply, study):
         return Reason.UNKNOWN_ROWS
-    if _repeats((r.task, r.label, r.modalities, r.model, r.metric) for r in rows) or _repeats(
-        (c.task, c.label, c.modalities, c.model, c.kind, str(c.day)) for c in curves
-    ):
+    keys = [*asked.keys(reply)]
+    if len(set(keys)) < len(keys):
         return Reason.REPEATED_ROWS
-    if any(r.value is not None and (r.n is None or r.n < study.evaluation.min_patients) for r in rows):
-        return Reason.TOO_FEW
-    return None
+    return _few(reply, study)
 
 
-def _row_fits(row: EvaluationRow, study: Study) -> bool:
+def _asked(found: Findings, study: Study) -> bool:
+    """Whether the study asks for every part; with noise, for those alone that have a noised form."""
+    exact = (found.curves, found.differences, found.contributions, found.described, found.flow)
+    if study.evaluation.epsilon is not None and any(exact):
+        return False
     return (
-        _fits(row, study)
-        and fits(row.metric, study.tasks[row.task].type, (row.value, row.ci_low, row.ci_high))
-        and all(len(text) <= MAX_TEXT and text.isprintable() for text in (row.note, row.model))
+        all(asked.row_asked(row, study) for row in found.evaluation)
+        and all(asked.curve_asked(curve, study) for curve in found.curves)
+        and all(asked.comparison_asked(part, study) for part in asked.compared(found))
+        and all(asked.described_asked(part, study) for part in found.described)
+        and all(asked.flow_asked(part, study) for part in found.flow)
+        and all(len(text) <= MAX_TEXT and text.isprintable() for text in _texts(found))
     )
 
 
-def _curve_fits(curve: Curve, study: Study) -> bool:
-    return _fits(curve, study) and curve_fits(curve, study.tasks[curve.task])
+def _texts(found: Findings) -> Iterator[str]:
+    """Free text of every part: the rest is names of the study, or of a fixed list."""
+    yield from (text for part in asked.valued(found) for text in (part.note, part.model))
+    yield from (part.note for part in found.described)
 
 
-def _fits(part: EvaluationRow | Curve, study: Study) -> bool:
-    """Whether the part names a task, a label and modalities of the study."""
-    plan = study.tasks.get(part.task)
-    if plan is None or part.label not in {*plan.told, "macro"}:
-        return False
-    return part.modalities in {"all", "headline"} or set(part.modalities.split("+")) <= study.modalities.keys()
-
-
-def _repeats(keys: Iterable[tuple[str, ...]]) -> bool:
-    listed = list(keys)
-    return len(set(listed)) < len(listed)
+def _few(found: Findings, study: Study) -> Reason | None:
+    """Cohorts and cells that the site's own gate should have kept."""
+    judged = asked.valued(found)
+    if any(part.value is not None and (part.n is None or part.n < study.evaluation.min_patients) for part in judged):
+        return Reason.TOO_FEW
+    counts = [count for curve in found.curves for count in curve.counts]
+    counts += [count for stage in found.flow for count in (stage.samples, stage.patients)]
+    counts += [row.n for row in found.evaluation if row.subgroup and row.value is not None]
+    return Reason.SMALL_CELLS if any(count is not None and count < MIN_CELL for count in counts) else None

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +129,15 @@ def subsets(study: Study) -> dict[str, tuple[str, ...]]:
     alone = {name: (name,) for name in names} if len(names) > 1 else {}
     clean = tuple(name for name, plan in study.modalities.items() if not plan.leaky)
     headline = {"headline": clean} if clean and clean != names else {}
-    return {**alone, "all": names, **headline}
+    sizes = range(2, len(names)) if study.evaluation.subsets == "every" else ()
+    some = {"+".join(chosen): chosen for size in sizes for chosen in combinations(names, size)}
+    kept = {name: chosen for name, chosen in some.items() if chosen not in headline.values()}
+    return {**alone, **kept, "all": names, **headline}
+
+
+def primary(study: Study) -> str:
+    """The set of modalities whose results stand in front: those that do not state the diagnosis."""
+    return "headline" if "headline" in subsets(study) else "all"
 
 
 def risk_name(task: str, subset: str) -> str:
@@ -158,7 +167,12 @@ def leaving(study: Study, role: str) -> tuple[str, ...]:
         how = _how(plan.recalibrate_epsilon)
         found.append(f"counts of training patients' predicted risks and events (once, after the last round; {how})")
     noised = f"metrics (noised: epsilon {plan.epsilon:g} of the judged patients)" if plan.epsilon else ""
-    return (*found, noised or "metrics and curves (aggregates)")
+    compared = study.judged is not None and study.judged.against is not None
+    differences = ("differences of two models' metrics",) if compared else ()
+    subgroups = f"metrics of groups by {', '.join(plan.subgroups)} (10 patients or more)" if plan.subgroups else ""
+    table = "Table 1 and the flow of the judged patients (aggregates)" if plan.described else ""
+    more = filter(None, (subgroups, table))
+    return (*found, noised or "metrics and curves (aggregates)", *differences, *more)
 
 
 def _how(epsilon: float | None) -> str:

@@ -23,7 +23,8 @@ class ExitCode(IntEnum):
     PRIVACY = 16  # budget, ledger or provenance forbids the release
     ROUND_FAILED = 17  # a round missed its quorum or every reply was rejected
     UNREACHABLE = 18  # the other side cannot be reached
-    CHECKPOINT = 19  # a committed round does not verify
+    CHECKPOINT = 19  # a committed round or a model bundle does not verify
+    NOT_PROMOTED = 20  # a model misses a threshold of its study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from fl_shared.errors import Fault, misfit, nearest
 from fl_shared.fitting_counts import unfit_counts
+from fl_shared.fitting_evaluation import unfit_evaluation
+from fl_shared.fitting_finished import unfit_judged, unfit_promotion
 from fl_shared.fitting_privacy import unfit_privacy
 from fl_shared.models.systems import SYSTEMS
 from fl_shared.models.systems.system import CHOOSE, OBJECTIVES
@@ -26,11 +28,16 @@ def unfit(study: Study) -> Iterator[Fault]:
     yield from _tasks(study)
     yield from _phases(study)
     yield from unfit_counts(study)
+    yield from unfit_evaluation(study)
+    yield from unfit_judged(study)
+    yield from unfit_promotion(study)
     yield from unfit_privacy(study)
 
 
 def _sites(study: Study) -> Iterator[Fault]:
     train = study.train_sites
+    if study.judged is not None:
+        return
     if not train:
         yield misfit("sites", "no site has role 'train'", "Give at least one")
     elif study.rounds.quorum > len(train):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import date
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -17,6 +19,8 @@ Provenance = Literal["public", "disjoint", "dp", "local"]
 
 Part = Annotated[str, StringConstraints(pattern=r"^(encoders|adapters|fusion|heads)(\.[a-z][a-z0-9_@]*)*$")]
 PARTS = ("encoders", "adapters", "fusion", "heads")
+Share = Annotated[float, Field(gt=0, lt=1)]
+Years = Annotated[int, Field(ge=1, le=120)]
 SERIES = ("waveform", "events")  # kinds that masked modelling reads
 
 
@@ -25,6 +29,9 @@ class SitePlan(Section):
 
     role: Literal["train", "external"]
     patients: int = Field(default=0, ge=0, description="declared training patients: weight, cap and sampling rate")
+    judged: Literal["all", "held_out"] = Field(
+        default="all", description="of an external site: all its patients, or those that it would hold out in training"
+    )
 
 
 class ModalityPlan(Section):
@@ -87,7 +94,7 @@ class ModelPlan(Section):
     missing: Literal["learned", "zeros"] = Field(
         default="learned", description="what a fusion without native handling gets for an absent modality"
     )
-    guide: Name | None = Field(default=None, description="co_attention: the modality that asks; the first when absent")
+    guide: Name | None = Field(default=None, description="co_attention: who asks; the first by name when absent")
     shares: dict[Name, float] = Field(default={}, description="fixed_weights: modality -> its share")
     levels: dict[Name, int] = Field(default={}, description="lemof: modality -> level (0 to 2), where it is not chosen")
     lora_rank: int = Field(default=8, ge=1, le=256, description="training.encoders = 'adapters'")
@@ -235,8 +242,35 @@ class EvaluationPlan(Section):
     )
     recalibrate: bool = Field(default=False, description="judge the model with refitted intercepts beside the raw one")
     recalibrate_epsilon: float | None = Field(default=None, gt=0, le=100, description="part of privacy.epsilon")
+    held_out_from: date | None = Field(
+        default=None,
+        description="patients with an index time on this day (of the site) or later are held out, instead of a share",
+    )
+    subsets: Literal["alone", "every"] = Field(
+        default="alone", description="'every': all sets of modalities, and what each modality contributes"
+    )
+    hidden: tuple[Share, ...] = Field(default=(), description="shares of the inputs hidden at random, judged in turn")
+    subgroups: tuple[Name, ...] = Field(
+        default=(), description="'age', categorical concepts ('sex'), names of [subgroups] in site files"
+    )
+    age_edges: tuple[Years, ...] = Field(default=(65,), description="of the subgroups by age: completed years, rising")
+    described: bool = Field(default=False, description="tell Table 1 and how the judged patients came about")
+
+    @model_validator(mode="after")
+    def _parts_can_be_told(self) -> Self:
+        more = {"hidden": self.hidden, "subgroups": self.subgroups, "described": self.described}
+        asked = [name for name, wanted in (more | {"subsets": self.subsets == "every"}).items() if wanted]
+        if self.epsilon is not None and asked:
+            raise ValueError(f"with 'epsilon', {', '.join(asked)} cannot be told: no noised form. Remove one.")
+        for name in ("hidden", "subgroups", "age_edges"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"'{name}' names something twice. Name it once.")
+        if any(first > second for first, second in pairwise(self.age_edges)):
+            raise ValueError("'age_edges' must rise. Write e.g. age_edges = [65, 80].")
+        return self
 
     @property
     def split(self) -> str:
         """Names which patients are held out: equal for two studies when they are the same ones."""
-        return hashlib.sha256(f"{self.salt}\0{self.holdout}".encode()).hexdigest()
+        by = f"{self.salt}\0{self.holdout}" if self.held_out_from is None else f"from\0{self.held_out_from}"
+        return hashlib.sha256(by.encode()).hexdigest()

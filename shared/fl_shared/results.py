@@ -25,6 +25,8 @@ class StudyResult(Section):
     modalities: tuple[str, ...]
     leaky: tuple[str, ...]
     package: str
+    judged: str = Field(default="", description="evaluate-only: identity of the study that trained the model")
+    against: str = Field(default="", description="the same of the second model, 'against' in differences")
 
 
 class PrivacyResult(Section):
@@ -73,12 +75,15 @@ class EvaluationRow(Section):
     label: str = Field(
         description="a label, '' where a task has none; '90d': by that day; 'macro': mean over the headline labels"
     )
-    modalities: str = Field(description="'all', 'headline' (all but leaky) or the names joined by '+'")
+    modalities: str = Field(
+        description="'all', 'headline' (all but leaky), one name (of samples that have it), or several joined by '+' "
+        "(of the samples of 'all'; one that has none of them gets the mean prediction)"
+    )
     model: str
     subgroup: str = Field(
         default="",
         description="'': all judged patients; 'sex=female', 'age=65-79': a subgroup of them; 'hidden=0.5': all, that "
-        "share of their inputs hidden at random",
+        "share of their inputs hidden at random. Told of 'headline', or of 'all' where there is none",
     )
     metric: MetricName
     value: float | None
@@ -105,7 +110,9 @@ class Curve(Section):
     )
     model: str = "federated"
     day: float | None = Field(default=None, description="of bands: the risk is that by this day")
-    group: str = Field(default="", description="of incidence: low, middle or high predicted risk")
+    group: str = Field(
+        default="", description="of incidence: low, middle or high predicted risk; 'low+middle': told together"
+    )
     x: tuple[float, ...]
     y: tuple[float, ...]
     counts: tuple[int | None, ...] = Field(default=(), description="patients behind each point; null: withheld")
@@ -132,7 +139,11 @@ class Difference(Section):
 
 
 class Contribution(Section):
-    """What a modality adds to the headline metric: its exact Shapley value over all sets of modalities."""
+    """What a modality adds to the headline metric: its exact Shapley value over all sets of modalities.
+
+    All sets are judged on the samples of 'all'; one that has none of a set gets the mean prediction, and the empty set
+    is that for everybody (0.5 of an AUROC or C): the values add up to 'all' less the empty set.
+    """
 
     site: str
     role: Literal["train", "external"]
@@ -152,7 +163,7 @@ class Described(Section):
     """One number of Table 1: of the judged patients of a site."""
 
     site: str
-    variable: str = Field(description="'age', 'sex', a field of a table, 'has ecg', a task's outcome")
+    variable: str = Field(description="'age', 'sex', a field of a table, a site's own subgroup, 'has ecg', 'outcome T'")
     category: str = Field(default="", description="of a category: which; '' of a number")
     statistic: Literal["count", "share", "mean", "sd", "median", "q1", "q3", "missing"]
     value: float | None

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, field_validator, model_validator
 
-from fl_shared import toml
+from fl_shared import concepts, toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.study import TaskType
+from fl_shared.subgroups import GROUP_NAME
 from fl_shared.toml import Name, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+GroupName = Annotated[str, StringConstraints(pattern=rf"^{GROUP_NAME.pattern}$")]
 
 
 def known_encoding(value: str) -> str:
@@ -159,6 +161,18 @@ class TaskMap(Section):
         return self
 
 
+class SubgroupMap(Section):
+    """Groups of patients that a study may ask results of: a column of the samples table."""
+
+    column: str
+    codes: dict[str, GroupName] = Field(min_length=2, description="code in the file -> group, as it is told outside")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups."""
+        return tuple(dict.fromkeys(self.codes.values()))
+
+
 class SitePrivacy(Section):
     """The site's own limits; the stricter of site and study wins."""
 
@@ -207,6 +221,7 @@ class Site(Section):
     columns: dict[str, ColumnMap] = Field(default={})
     modalities: dict[Name, Modality] = Field(default={})
     tasks: dict[Name, TaskMap] = Field(default={})
+    subgroups: dict[Name, SubgroupMap] = Field(default={})
     weights: dict[str, Path] = Field(default={}, description="pretrained directory name -> local path")
     privacy: SitePrivacy = SitePrivacy()
     resources: Resources = Resources()
@@ -225,6 +240,13 @@ class Site(Section):
     @classmethod
     def _encoding_is_known(cls, value: str) -> str:
         return known_encoding(value)
+
+    @field_validator("subgroups")
+    @classmethod
+    def _no_concept(cls, value: dict[str, SubgroupMap]) -> dict[str, SubgroupMap]:
+        if taken := sorted(set(value) & {*concepts.names(), "hidden"}):
+            raise ValueError(f"{', '.join(taken)} is known already. Map it in [columns], or choose another name.")
+        return value
 
     @property
     def folder(self) -> Path:

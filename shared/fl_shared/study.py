@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -35,6 +36,7 @@ from fl_shared.plans import (
     StatisticsPlan,
     TrainingPlan,
 )
+from fl_shared.plans_finished import JudgedPlan, PromotionPlan
 from fl_shared.task import TIMED, TaskPlan, TaskType
 from fl_shared.toml import Name, Section
 
@@ -42,12 +44,14 @@ __all__ = [
     "PARTS",
     "TIMED",
     "EvaluationPlan",
+    "JudgedPlan",
     "Kind",
     "ModalityPlan",
     "ModelPlan",
     "Part",
     "PhasePlan",
     "PrivacyPlan",
+    "PromotionPlan",
     "Provenance",
     "RoundsPlan",
     "SitePlan",
@@ -56,6 +60,7 @@ __all__ = [
     "TaskPlan",
     "TaskType",
     "TrainingPlan",
+    "hidden_draw",
     "in_stack",
     "is_held_out",
     "load_study",
@@ -88,6 +93,8 @@ class Study(Section):
     constants_from: tuple[Identity, ...] = Field(
         default=(), description="identities of studies whose statistics this study's constants were taken from"
     )
+    promotion: PromotionPlan | None = Field(default=None, description="what the model must reach to be handed on")
+    judged: JudgedPlan | None = Field(default=None, description="a finished model: nothing is trained")
 
     @model_validator(mode="before")
     @classmethod
@@ -158,7 +165,9 @@ class Study(Section):
 
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and seldom wise."""
-        found = []
+        found: list[str] = []
+        if self.judged is not None:
+            return ()
         start = [name for name, plan in self.modalities.items() if plan.weights is None]
         if self.training.encoders != "shared" and start:
             kept = "drift apart between sites" if self.training.encoders == "local" else "stay as they were drawn"
@@ -221,9 +230,24 @@ def in_stack(patient_id: str, *, site: str, plan: EvaluationPlan) -> bool:
     return _drawn(f"{plan.salt}\0stack", site, patient_id) < STACK_SHARE
 
 
-def is_held_out(patient_id: str, *, site: str, plan: EvaluationPlan) -> bool:
-    """Whether a patient is never trained on: a salted hash, so that it cannot depend on any outcome."""
+def is_held_out(patient_id: str, *, site: str, plan: EvaluationPlan, latest: date | None = None) -> bool:
+    """Whether a patient is never trained on: a salted hash, so that it cannot depend on any outcome.
+
+    Where the study splits by time, the day of the patient's ``latest`` index time decides.
+
+    Raises:
+        ValueError: the study splits by time, and the day is not given.
+    """
+    if plan.held_out_from is not None:
+        if latest is None:
+            raise ValueError("the study holds patients out by time: give the day of the latest index time")
+        return latest >= plan.held_out_from
     return _drawn(plan.salt, site, patient_id) < plan.holdout
+
+
+def hidden_draw(patient_id: str, *, site: str, modality: str, plan: EvaluationPlan) -> float:
+    """Uniform in [0, 1): a patient's modality is hidden where a share of `EvaluationPlan.hidden` is larger."""
+    return _drawn(f"{plan.salt}\0hidden\0{modality}", site, patient_id)
 
 
 def _drawn(salt: str, site: str, patient_id: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,6 +30,9 @@ class TaskPlan(Section):
     loss: Literal["mse", "huber", "msle"] = Field(default="mse", description="regression")
     offset: float = Field(default=0.0, description="regression: the loss is of (value - offset) / scale")
     scale: float = Field(default=1.0, gt=0)
+    cuts: tuple[float, ...] = Field(
+        default=(), max_length=49, description="regression: between the classes whose kappa is told; none when empty"
+    )
     survival_model: Literal["hazard", "weibull", "cox"] = "hazard"
     horizon: float = Field(default=365.0, gt=0, description="survival, competing: days; later times count as censored")
     bins: int = Field(default=20, ge=1, le=200, description="survival, competing: equal parts of the horizon")
@@ -59,6 +63,10 @@ class TaskPlan(Section):
             raise ValueError(f"a {self.type} task has no 'weights' of classes. Remove them.")
         if self.offset and self.loss == "msle":
             raise ValueError("loss 'msle' is of the value itself. Remove 'offset'.")
+        if self.cuts and self.type != "regression":
+            raise ValueError(f"a {self.type} task has no 'cuts' of a number. Remove them.")
+        if any(a >= b for a, b in pairwise(self.cuts)):
+            raise ValueError("'cuts' must rise. Write e.g. cuts = [1, 2, 4, 8].")
         if not self.bands[0] < self.bands[1]:
             raise ValueError("'bands' must rise. Write e.g. bands = [0.1, 0.3].")
         if any(not 0 < w <= self.horizon for w in self.windows):

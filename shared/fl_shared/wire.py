@@ -35,6 +35,7 @@ class Code(StrEnum):
     BAD_REQUEST = "malformed-request"
     WRONG_SCHEMA = "arrays-do-not-fit-the-study"
     INITIAL_DIFFERS = "initial-model-differs"
+    MODEL_DIFFERS = "judged-model-differs"
     NO_PRIVACY_FORBIDDEN = "site-requires-privacy"
     BUDGET = "privacy-budget-exhausted"
     LEDGER = "privacy-ledger-refuses"

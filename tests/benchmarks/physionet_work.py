@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from synthetic_systems import POOLED, together, trained
 
@@ -25,8 +25,7 @@ from fl_shared.models.build import build_model, load
 from fl_shared.site import load_site
 from fl_shared.study import Study, load_study
 
-DEATH, STAY, SURVIVAL = "in_hospital_death", "los_days", "survival"
-STAY_BINS = (1, 2, 3, 4, 5, 6, 7, 8, 14)  # days, as Harutyunyan et al. 2019 cut them
+DEATH, SURVIVAL = "in_hospital_death", "survival"
 INNER = 3  # folds within training rows, to choose settings
 Changes = Mapping[str, Mapping[str, Any]]
 Predictions = Mapping[str, NDArray[np.floating]]
@@ -84,7 +83,7 @@ class Work:
         return said.predictions
 
     def measured(self, judged: Cohort, said: Predictions) -> dict[str, tuple[float, float, float]]:
-        """``task metric`` (and ``day``) -> value and 95 % interval, by the product's metrics; kappa of stays too."""
+        """``task metric`` (and ``day``) -> value and 95 % interval, by the product's metrics."""
         found = {}
         for task, plan in self.written.tasks.items():
             told, _ = evaluate_predictions(
@@ -96,18 +95,7 @@ class Work:
                 if row.value is not None and row.ci_low is not None and row.ci_high is not None:
                     key = " ".join(filter(None, (task, row.metric, row.label)))
                     found[key] = (row.value, row.ci_low, row.ci_high)
-        return found | {f"{STAY} kappa": kappa(judged, said)}
-
-
-def kappa(judged: Cohort, said: Predictions) -> tuple[float, float, float]:
-    """Linearly weighted kappa of lengths of stay in ten bins, with a bootstrap interval."""
-    known = judged.target_mask[STAY][:, 0]
-    true = np.digitize(judged.targets[STAY][known, 0], STAY_BINS)
-    guess = np.digitize(said[STAY][known, 0], STAY_BINS)
-    rng = np.random.default_rng(0)
-    draws = [rng.integers(0, len(true), len(true)) for _ in range(500)]
-    low, high = np.percentile([cohen_kappa_score(true[d], guess[d], weights="linear") for d in draws], [2.5, 97.5])
-    return float(cohen_kappa_score(true, guess, weights="linear")), float(low), float(high)
+        return found
 
 
 def auroc(judged: Cohort, said: Predictions) -> float:
@@ -148,4 +136,4 @@ def joined(parts: Sequence[Predictions], order: NDArray[np.int64]) -> dict[str, 
     return {task: np.concatenate([part[task] for part in parts])[back] for task in parts[0]}
 
 
-__all__ = ["DEATH", "INNER", "POOLED", "STAY", "SURVIVAL", "Changes", "Work", "auroc", "folds", "joined", "rows"]
+__all__ = ["DEATH", "INNER", "POOLED", "SURVIVAL", "Changes", "Work", "auroc", "folds", "joined", "rows"]

@@ -9,10 +9,9 @@ itself, so that they change nothing; cine_cnn thereby sees two frames, and its n
 apex), and each training patient is there in further copies, randomly turned, sized, shifted and contrasted: the trainer
 draws one record of a patient a step. Settings were fixed beforehand; nothing was chosen by a judged patient.
 
-Dice: all drawn images of the patient together, as the product judges. HD95 (MONAI): the 95th percentile of the surface
-distances in mm, the greater of both directions, of the volume of the nine slices at each phase, mean of both phases. A
-volume that is predicted empty counts as far away as its diagonal, one that is empty in both as 0. The pictures show
-patients: they are for the folder given, never for the repository.
+Dice and HD95 as the product judges: Dice of all drawn images of the patient together, HD95 of the volume of the nine
+slices at each phase, mean of both phases; a volume that is predicted empty counts as far away as its diagonal. The
+pictures show patients: they are for the folder given, never for the repository.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ import argparse
 import logging
 import tempfile
 import time
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from fl_client.data.load import load_cohort
 from fl_client.training.judge import voxels
 from fl_client.training.loop import Trainer
 from fl_client.training.rows import as_batch
+from fl_shared.metrics.segmentation import hausdorff_95
 from fl_shared.models.build import build_model, load, select
 from fl_shared.models.interface import take
 from fl_shared.site import Site, load_site
@@ -163,22 +162,9 @@ def left_out(study: Study, site: Site, cohort: Cohort, *, patient: int) -> Judge
     guess, both, truth = (float(count) for count in counts)
     drawn, predicted = cohort.targets[TASK][patient], labels[0].numpy()
     spacing = cohort.inputs["cine"]["spacing"][patient]
-    distances = [hd95(p, d, spacing=spacing[[2, 0, 1]]) for p, d in zip(predicted, drawn, strict=True)]
+    distances = [hausdorff_95(p, d, spacing[[2, 0, 1]]) for p, d in zip(predicted, drawn, strict=True)]
     missed = int((drawn.any((2, 3)) & ~predicted.any((2, 3))).sum())
     return Judged(dice=2 * both / (guess + truth), hd95=float(np.mean(distances)), missed=missed, predicted=predicted)
-
-
-def hd95(predicted: Labels, drawn: Labels, *, spacing: Sequence[float]) -> float:
-    """Of two volumes (slices, rows, columns), in mm; ``spacing`` in that order. Empty masks: see above."""
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-
-    if not (predicted.any() and drawn.any()):
-        somewhere = predicted.any() or drawn.any()
-        return float(np.linalg.norm(np.array(drawn.shape) * np.asarray(spacing))) if somewhere else 0.0
-    one, other = (torch.from_numpy(mask.astype(np.float32))[None, None] for mask in (predicted, drawn))
-    steps = [float(each) for each in spacing]
-    found = compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=steps)
-    return float(found)
 
 
 def picture(path: Path, cohort: Cohort, patient: int, found: Mapping[str, Judged]) -> None:
@@ -227,7 +213,6 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="monai")
     found: dict[str, dict[str, Judged]] = {encoder: {} for encoder in ENCODERS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -5,7 +5,7 @@ import pytest
 
 from fl_client.egress import Egress, EgressRefusedError, schema_bytes
 from fl_shared.metrics.evaluate import evaluate_predictions
-from fl_shared.results import Curve, EvaluationRow, Findings
+from fl_shared.results import Contribution, Curve, Described, Difference, EvaluationRow, Findings, Flow
 from fl_shared.study import load_study
 from fl_shared.wire import Code, Mark, Reply, digest, from_npy
 
@@ -82,7 +82,7 @@ def test_byte_budget(gate, study) -> None:
         row(n=None, events=None, value=None, ci_low=None, ci_high=None, note="suppressed: fewer than 10 patients"),
         row(events=None, note="events withheld: fewer than 10 patients with, or without, the event; "
             "7% of resamples were left out: not defined on them"),
-        row(label="macro", events=None, modalities="ehr"),
+        row(label="macro", events=None),
         row(events=10, n=20),
     ],
 )  # fmt: skip
@@ -97,6 +97,7 @@ def test_rows_that_may_leave(gate, study, good) -> None:
         (row(role="external"), Code.EGRESS),
         (row(task="los"), Code.EGRESS),
         (row(label="patient 7"), Code.EGRESS),
+        (row(modalities="ehr"), Code.EGRESS),  # of one modality: told as 'all'
         (row(modalities="ehr+cine"), Code.EGRESS),
         (row(model="Zhang San"), Code.EGRESS),
         (row(model="Zhang_San"), Code.EGRESS),
@@ -163,12 +164,22 @@ def test_a_reply_has_no_room_for_free_text() -> None:
     decided = {
         Reply: {
             "status", "code", "site", "role", "package", "approved", "epsilon", "ledger", "evaluation", "curves",
+            "differences", "contributions", "described", "flow",
         },
         EvaluationRow: {
-            "site", "role", "task", "label", "modalities", "model", "metric", "value", "ci_low", "ci_high", "n",
-            "events", "note",
+            "site", "role", "task", "label", "modalities", "model", "subgroup", "metric", "value", "ci_low", "ci_high",
+            "n", "events", "note",
         },
-        Curve: {"site", "task", "label", "modalities", "model", "kind", "day", "x", "y"},
+        Curve: {"site", "task", "label", "modalities", "model", "kind", "day", "group", "x", "y", "counts"},
+        Difference: {
+            "site", "role", "task", "label", "modalities", "model", "against", "metric", "value", "ci_low", "ci_high",
+            "p", "test", "n", "note",
+        },
+        Contribution: {
+            "site", "role", "task", "label", "model", "metric", "modality", "value", "ci_low", "ci_high", "n", "note",
+        },
+        Described: {"site", "variable", "category", "statistic", "value", "note"},
+        Flow: {"site", "stage", "samples", "patients"},
         Mark: {"seq", "hash"},
     }  # fmt: skip
     for model, fields in decided.items():
@@ -313,7 +324,7 @@ def invented(plan, n, random):
             causes = np.where(days[:, 1] > 0, 1 + (random.random(n) < 0.1), 0)
             return random.random((n, 4, 2)), np.stack([days[:, 0], causes], axis=1)
     drawn = random.integers(0, 9, (n, 2)) + 1.0
-    return np.stack([drawn + 1, drawn / 2], axis=-1), drawn
+    return np.stack([drawn + 1, drawn / 2, drawn, np.ones_like(drawn)], axis=-1), drawn
 
 
 @pytest.mark.parametrize("n", [5, 12, 60, 300])
@@ -328,5 +339,5 @@ def test_what_the_evaluation_makes_passes_the_gate(gate, every_type, task, n) ->
     )  # fmt: skip
     assert metrics(gate, every_type, rows, curves) == (tuple(rows), tuple(curves))
     assert n == 12 or any(row.value is not None for row in rows) == (n >= 60)
-    drawn = {"death": 60, "ecg": 60, "kind": 300, "mace": 300, "cause": 300}  # at 60 one kind has 3 patients
+    drawn = {"death": 60, "ecg": 60, "kind": 300, "mace": 60, "cause": 300}  # at 60 one kind has 3 patients
     assert bool(curves) == (n >= drawn.get(task, 999))

@@ -10,12 +10,13 @@ from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
 from fl_server.checkpoint import RunDirectory
 from fl_server.fleet import Answer, Arrived, Missing, Question
+from fl_server.launch import STUDY
 from fl_server.rounds import run_study
 from fl_server.simulation import simulated_site
 from fl_shared.models.build import build_model, select
 from fl_shared.results import Results
 from fl_shared.study import Study
-from fl_shared.wire import Reply, Request, from_npy, to_npy
+from fl_shared.wire import Arrays, Reply, Request, from_npy, to_npy
 
 
 class DirectFleet:
@@ -44,8 +45,11 @@ class DirectFleet:
         return answers
 
 
-def federate(study: Study, *, sites: Path, folder: Path) -> Results:
-    """Run a study over the site folders; everything that is written lies in ``folder``."""
+def federate(study: Study, *, sites: Path, folder: Path, initial: Arrays | None = None) -> Results:
+    """Run a study over the site folders; everything that is written lies in ``folder``.
+
+    initial: of a study that judges a finished model, its arrays.
+    """
     services = {}
     for name in study.sites:
         site = simulated_site(sites, folder / "sites", name)
@@ -53,5 +57,6 @@ def federate(study: Study, *, sites: Path, folder: Path) -> Results:
         services[name] = SiteService(site, LocalPool(site))
     run = RunDirectory(folder / "run")
     run.path.mkdir(parents=True, exist_ok=True)
-    initial = select(build_model(study))
-    return run_study(study=study, fleet=DirectFleet(services), run=run, initial=initial, log=lambda _: None)
+    (run.path / STUDY).write_text(study.model_dump_json(by_alias=True))
+    start = select(build_model(study)) if initial is None else initial
+    return run_study(study=study, fleet=DirectFleet(services), run=run, initial=start, log=lambda _: None)

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 from federation import Federation, until
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
+from fl_client.approval import approve
 from fl_client.payment import site_ledger
 from fl_server import superlink
+from fl_server.cli import app
 from fl_shared.accounting import Event, epsilon
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.results import Results
 from fl_shared.site import load_site
 from fl_shared.study import load_study
 
@@ -41,6 +45,26 @@ def test_deployment_and_simulation_give_the_same_bits(hospitals: Federation) -> 
     deployed = assert_same_as_simulation(hospitals, study, folder, rounds=2)
     initial = load_file(folder / "rounds/round_0000/model.safetensors")
     assert any(not np.array_equal(initial[n], deployed[n]) for n in deployed), "nothing was trained"
+    judge_later(hospitals, folder, results)
+
+
+def judge_later(hospitals: Federation, folder: Path, results: Results) -> None:
+    """The finished model once more, at the hospital that trained nothing: the same numbers, in a run of its own."""
+    study, home = hospitals.root / "later.toml", str(hospitals.home.path)
+    words = ["evaluate", "--model", str(folder), "--format", "json"]
+    written = CliRunner().invoke(app, [*words, "--sites", "gamma", "--write", str(study)])
+    assert written.exit_code == 0, written.output
+    run = [*words, str(study), "--home", home, "--runs", str(hospitals.root / "runs")]
+    refused = CliRunner().invoke(app, run)
+    assert isinstance(refused.exception, ConsiliumError) and refused.exception.code is ExitCode.NOT_APPROVED
+    approve(load_site(hospitals.sites / "gamma"), study)
+    done = CliRunner().invoke(app, run)
+    assert done.exit_code == 0, done.output
+    body = json.loads(done.stdout)
+    then = [json.loads(row.model_dump_json()) for row in results.evaluation if row.site == "gamma"]
+    assert [row for row in body["evaluation"] if row["site"] == "gamma"] == then
+    assert [r["round"] for r in body["rounds"]] == [0] and "Nothing was trained" in body["notes"][0]
+    assert "gamma" in Path(body["report"]).read_text(encoding="utf-8")
 
 
 def assert_same_as_simulation(

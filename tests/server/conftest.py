@@ -13,7 +13,7 @@ from fl_shared.study import Study
 from fl_shared.wire import Code, Reply, digest
 
 SITES = {"aarau": 100, "basel": 300, "chur": 250}
-TARGETS = {"aarau": 1.0, "basel": -2.0, "chur": 0.3}
+TARGETS = {"aarau": 1.0, "basel": -2.0, "chur": 0.3, "davos": 0.5, "pooled": 0.0}
 
 
 def build_study(**changes) -> Study:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fl_server.validation import Reason, validate, validate_evaluation
-from fl_shared.results import Curve
+from fl_shared.results import Contribution, Curve, Described, Difference, EvaluationRow, Flow
 from fl_shared.study import TaskPlan
 from fl_shared.wire import Reply
 
@@ -126,3 +126,71 @@ def test_each_type_of_task_has_its_metrics_and_their_ranges(make_study, make_fle
     study = make_study()
     study = study.model_copy(update={"tasks": {**study.tasks, "mace": TaskPlan(type="regression")}})
     assert validate_evaluation(reply(make_fleet, study, **change), {}, study=study, site="basel") == reason
+
+
+ASKED = {"subsets": "every", "hidden": [0.5], "subgroups": ["sex", "ward"], "described": True}
+NUMBERS = {"value": 0.1, "ci_low": 0.0, "ci_high": 0.2, "n": 40}
+COMPARED = {"site": "basel", "role": "train", "task": "mace", "label": "", "model": "federated", "metric": "auroc"}
+PARTS = {
+    "evaluation": EvaluationRow.model_validate(
+        COMPARED | NUMBERS | {"modalities": "all", "subgroup": "sex=male", "events": 12}
+    ),
+    "differences": Difference.model_validate(COMPARED | NUMBERS | {"modalities": "all", "against": "personal"}),
+    "contributions": Contribution.model_validate(COMPARED | NUMBERS | {"modality": "ecg"}),
+    "described": Described(site="basel", variable="age", statistic="mean", value=63.0),
+    "flow": Flow(site="basel", stage="judged", samples=40, patients=40),
+}  # fmt: skip
+
+
+def asking(study, **more):
+    """The study, and what it asks of those who judge."""
+    return study.model_copy(update={"evaluation": study.evaluation.model_copy(update=ASKED | more)})
+
+
+def told_more(make_fleet, study, name, **changes):
+    good = reply(make_fleet, study)
+    part = PARTS[name].model_copy(update=changes)
+    told = {name: (*getattr(good, name), part)}
+    return validate_evaluation(good.model_copy(update=told), {}, study=study, site="basel")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_is_of_its_own_site_asked_for_and_told_once(make_study, make_fleet, name):
+    study = asking(make_study())
+    assert told_more(make_fleet, study, name) is None
+    assert told_more(make_fleet, study, name, site="chur") == Reason.OTHER_SITE
+    if name != "differences":  # a comparison of models is asked for by a request, not by the study
+        assert told_more(make_fleet, make_study(), name) == Reason.UNKNOWN_ROWS
+    good = reply(make_fleet, study)
+    twice = good.model_copy(update={name: (PARTS[name],) * 2})
+    assert validate_evaluation(twice, {}, study=study, site="basel") == Reason.REPEATED_ROWS
+    noised = asking(make_study(), epsilon=2.0)
+    if name != "evaluation":  # where noise is promised, none of these has a noised form
+        assert told_more(make_fleet, noised, name) == Reason.UNKNOWN_ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("evaluation", {"subgroup": "sex=other"}, Reason.UNKNOWN_ROWS),
+        ("evaluation", {"subgroup": "ward=icu"}, None),  # names of its own: the site's gate knows them
+        ("evaluation", {"subgroup": "ward=Zhang San"}, Reason.UNKNOWN_ROWS),
+        ("evaluation", {"subgroup": "hidden=0.25"}, Reason.UNKNOWN_ROWS),
+        ("evaluation", {"n": 9}, Reason.TOO_FEW),
+        ("differences", {"against": "elsewhere"}, Reason.UNKNOWN_ROWS),
+        ("differences", {"task": "death"}, Reason.UNKNOWN_ROWS),
+        ("differences", {"value": -1.5}, Reason.UNKNOWN_ROWS),
+        ("differences", {"role": "external"}, Reason.OTHER_SITE),
+        ("differences", {"n": None}, Reason.TOO_FEW),
+        ("contributions", {"modality": "mri"}, Reason.UNKNOWN_ROWS),
+        ("contributions", {"metric": "brier"}, Reason.UNKNOWN_ROWS),
+        ("contributions", {"note": "a\nb"}, Reason.UNKNOWN_ROWS),
+        ("described", {"variable": "name"}, Reason.UNKNOWN_ROWS),
+        ("described", {"value": 63.42}, Reason.UNKNOWN_ROWS),
+        ("described", {"statistic": "count"}, Reason.UNKNOWN_ROWS),
+        ("flow", {"stage": "Zhang San"}, Reason.UNKNOWN_ROWS),
+        ("flow", {"patients": 9}, Reason.SMALL_CELLS),
+    ],
+)
+def test_parts_outside_the_study_are_rejected(make_study, make_fleet, name, change, reason):
+    assert told_more(make_fleet, asking(make_study()), name, **change) == reason

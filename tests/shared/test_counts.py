@@ -126,6 +126,11 @@ def test_what_leaves_is_told_to_who_approves() -> None:
         "withheld)",
         "metrics and curves (aggregates)",
     )
+    asking = study(evaluation={"subgroups": ["age", "sex"], "described": True})
+    assert leaving(asking, "external")[1:] == (
+        "metrics of groups by age, sex (10 patients or more)",
+        "Table 1 and the flow of the judged patients (aggregates)",
+    )
     noised = study(
         privacy={"mode": "patient", "epsilon": 8.0},
         statistics={"epsilon": 1.0},

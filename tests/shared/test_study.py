@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -269,6 +270,18 @@ def test_opening_is_the_inverse_of_resolving(
 def defaults(body: dict[str, Any]) -> dict[str, Any]:
     free = {**body, "training": {k: v for k, v in body["training"].items() if k != "phases"}}
     return Study.model_validate(free).model_dump(mode="json", by_alias=True)
+
+
+def test_the_order_of_modalities_in_a_file_means_nothing() -> None:
+    """Sites read the sorted text: what depends on the first one would differ from the coordinator's."""
+    body = raw(model={"system": "tte_alignment", "fusion": "co_attention"})
+    studies = []
+    for names in (["ehr", "cine", "ecg"], ["cine", "ecg", "ehr"]):
+        body["modalities"] = {name: MODALITIES[name] for name in names}
+        studies.append(Study.model_validate(body))
+    read = Study.model_validate(json.loads(studies[0].canonical())["study"])
+    assert {study.identity for study in (*studies, read)} == {read.identity}
+    assert [list(study.modalities) for study in (*studies, read)] == [["cine", "ecg", "ehr"]] * 3
 
 
 # --- what is allowed and seldom wise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,9 @@ class Cohort:
     inputs: modality -> named arrays (N, …) as in `fl_shared.models.interface.Batch`; present: modality -> (N,) bool;
     targets: task -> (N, C) float32, segmentation: (N, frames, slices, size, size) uint8; target_mask: task -> (N, C) or
     (N, frames, slices) bool.
+
+    Where the study asks for it: traits: concept -> (N,) in its unit, NaN where missing; groups: subgroup variable ->
+    (N,) name, '' where there is none; report: of reading it.
     """
 
     site: str
@@ -31,6 +34,9 @@ class Cohort:
     present: Mapping[str, NDArray[np.bool_]]
     targets: Mapping[str, NDArray[Any]]
     target_mask: Mapping[str, NDArray[np.bool_]]
+    traits: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    report: CheckReport | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)

@@ -16,11 +16,12 @@ MAX_LISTED = 10
 
 @dataclass(kw_only=True)
 class Findings:
-    """Collected over a whole check, so that every fault is told at once."""
+    """Collected over a whole check, so that every fault is told at once. ``part``: only some patients are read."""
 
     rejects: list[Fault] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     repairs: Counter[str] = field(default_factory=Counter)
+    part: bool = False
 
     def report(self, *, rows: int, flow: Mapping[str, int] | None = None) -> CheckReport:
         """The findings, frozen."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from fl_client.data.findings import Findings
 from fl_client.data.labels import outcome_before_index, read_labels, task_columns
 from fl_client.data.modalities import Progress, Reader
 from fl_client.data.table import REQUIRED, check_ids, check_splits, lines, read_samples, require, times
+from fl_client.data.traits import read_traits, trait_columns
 from fl_shared import concepts
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
 from fl_shared.site import FileModality, Site, TableModality
@@ -30,11 +31,12 @@ WORKERS = min(8, os.cpu_count() or 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is to be read: the data side of a study."""
+    """What is to be read: the data side of a study; ``patients``: of these only (all, with None)."""
 
     modalities: Mapping[str, ModalityPlan]
     tasks: Mapping[str, TaskPlan]
     evaluation: EvaluationPlan
+    patients: frozenset[str] | None = None
 
     @classmethod
     def by(cls, study: Study) -> Wanted:
@@ -63,7 +65,7 @@ def read_cohort(
     site: Site, wanted: Wanted, *, workers: int = WORKERS, progress: Progress | None = None
 ) -> tuple[Cohort | None, CheckReport]:
     """As `load_cohort`, but rejects are only reported; then there is no cohort."""
-    findings, file = Findings(), site.samples_path.name
+    findings, file = Findings(part=wanted.patients is not None), site.samples_path.name
     frame = read_samples(site.samples_path, encoding=site.encoding, findings=findings)
     rows = len(frame)
     needed = _needed_columns(site, wanted, findings=findings)
@@ -76,6 +78,8 @@ def read_cohort(
 
     check_ids(frame, file=file, findings=findings)
     check_splits(frame, file=file, findings=findings)
+    if wanted.patients is not None:
+        frame = frame[frame["patient_id"].isin(wanted.patients)]
     # sorted first, so that nothing downstream depends on the order of the file; the index still tells the line
     frame = _in_time(frame.sort_values(["patient_id", "sample_id"], kind="stable"), site, findings)
     flow = {"rows": rows, "index_time_ok": len(frame)}
@@ -97,19 +101,39 @@ def read_cohort(
     if findings.rejects:
         return None, findings.report(rows=rows, flow=flow)
     patient_ids, patient = np.unique(frame.loc[some, "patient_id"].to_numpy(dtype=str), return_inverse=True)
-    held_out = [is_held_out(str(p), site=site.name, plan=wanted.evaluation) for p in patient_ids]
+    traits, groups = read_traits(
+        frame, site=site, plan=wanted.evaluation, modalities=wanted.modalities, findings=findings
+    )
+    if findings.rejects:
+        return None, findings.report(rows=rows, flow=flow)
+    report = findings.report(rows=rows, flow=flow)
     cohort = Cohort(
         site=site.name,
         sample_ids=tuple(frame.loc[some, "sample_id"]),
         patient_ids=tuple(map(str, patient_ids)),
         patient=patient.astype(np.int64),
-        held_out=np.array(held_out, dtype=bool),
+        held_out=_held_out(frame, patient_ids, site=site, plan=wanted.evaluation),
         inputs={name: _kept(named, some) for name, named in inputs.arrays.items()},
         present=_kept(inputs.present, some),
         targets=_kept(targets, some),
         target_mask=_kept(labelled, some),
+        traits=_kept(traits, some),
+        groups=_kept(groups, some),
+        report=report if wanted.evaluation.described else None,
     )
-    return cohort, findings.report(rows=rows, flow=flow)
+    return cohort, report
+
+
+def _held_out(
+    frame: pd.DataFrame, patient_ids: NDArray[np.str_], *, site: Site, plan: EvaluationPlan
+) -> NDArray[np.bool_]:
+    """(P,) patients that are never trained on; by time, one sample on the later side is enough."""
+    latest: dict[str, date] = {}
+    if plan.held_out_from is not None:
+        days = times(frame["index_time"], site.zone, findings=Findings()).dt.tz_convert(site.zone)
+        latest = {str(patient): day.date() for patient, day in days.groupby(frame["patient_id"]).max().items()}
+    each = [is_held_out(str(p), site=site.name, plan=plan, latest=latest.get(str(p))) for p in patient_ids]
+    return np.array(each, dtype=bool)
 
 
 def _kept(arrays: Mapping[str, NDArray[T]], rows: NDArray[np.bool_]) -> dict[str, NDArray[T]]:
@@ -132,6 +156,7 @@ def _needed_columns(site: Site, wanted: Wanted, *, findings: Findings) -> dict[s
         for field in set(plan.fields) - set(concepts.names()):
             key, mend = f"modalities.{name}.fields", nearest(field, concepts.names())
             findings.rejects.append(Fault(file="study", key=key, value=field, problem="unknown concept", mend=mend))
+    needed |= trait_columns(wanted.evaluation, wanted.modalities, site)
     return needed | task_columns(site, wanted.tasks, findings=findings)
 
 

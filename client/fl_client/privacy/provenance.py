@@ -21,7 +21,7 @@ from fl_shared import concepts
 from fl_shared.bundle import Origin, origins_of
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.site import Site
-from fl_shared.study import ModalityPlan, Study
+from fl_shared.study import JudgedPlan, ModalityPlan, Study
 from fl_shared.weights import verified_directory
 
 FOLDER = "provenance"  # below the site's state: one table a file, named by its hash
@@ -66,6 +66,8 @@ class Provenance:
 
     def table(self, study: Study) -> tuple[Upstream, ...]:
         """Everything upstream of the study's releases here, in a fixed order."""
+        if study.judged is not None:
+            return (_finished(study, study.judged),)
         rows = self._ledger.rows()
         encoders = (part for name, plan in study.modalities.items() for part in self._encoder(study, name, plan, rows))
         return (*self._constants(study, rows), *encoders, *self._own(study, rows))
@@ -73,7 +75,11 @@ class Provenance:
     def _constants(self, study: Study, rows: Sequence[Row]) -> Iterator[Upstream]:
         """What shapes inputs, losses and rows before any training."""
         yield _public(study, "normalisation", f"fixed limits and scales of the concept file {concepts.digest()[:12]}")
-        yield _public(study, "held-out patients", "a salted hash of the patient's number, salt of the study")
+        day = study.evaluation.held_out_from
+        by = "a salted hash of the patient's number, salt of the study"
+        yield _public(
+            study, "held-out patients", by if day is None else f"the patient's own index times, from {day} on"
+        )
         for task in study.tasks:
             yield _public(study, f"tasks.{task}", "class weights, bands and horizons are constants of the study")
         for identity in study.constants_from:
@@ -140,6 +146,12 @@ class Provenance:
 
 def _releases(study: Study) -> str:
     return f"releases of {study.name}"
+
+
+def _finished(study: Study, plan: JudgedPlan) -> Upstream:
+    why = f"trained by {', '.join(plan.trained_by)} in study {plan.study[:12]}; here it only predicts"
+    what = f"judged model {plan.arrays[:12]}"
+    return Upstream(what=what, provenance="disjoint", why=why, chain=(_releases(study), what))
 
 
 def _public(study: Study, what: str, why: str) -> Upstream:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from fl_client.files import private_dir, write_private
 from fl_client.training.cluster import OBJECT_STORE_BYTES, QUIET
-from fl_client.training.worker import Failure, RemoteWorker, Schema, Worker
+from fl_client.training.worker import Failure, Read, RemoteWorker, Schema, Worker
 from fl_shared.errors import ConsiliumError
 from fl_shared.results import Findings
 from fl_shared.site import Site
@@ -71,8 +71,8 @@ class LocalPool:
     Nothing is waited for here, so deadlines do not apply: the engine's own end a round.
     """
 
-    def __init__(self, site: Site, *, device: str = "cpu") -> None:
-        self._worker = Worker(site, device=device)
+    def __init__(self, site: Site, *, device: str = "cpu", read: Read | None = None) -> None:
+        self._worker = Worker(site, device=device, read=read)
 
     def load(self, study: Study) -> None:
         """See `Pool`."""

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_client.data.cohort import Cohort
-from fl_shared.counts import risky_tasks, subsets
+from fl_shared.counts import risky_tasks
 from fl_shared.metrics.evaluate import evaluate_predictions
-from fl_shared.metrics.parts import predicted_shape
+from fl_shared.metrics.part import Part, Rows
+from fl_shared.metrics.parts import parts_of, predicted_shape
+from fl_shared.metrics.segmentation import distances
 from fl_shared.models.interface import Batch, take
 from fl_shared.models.model import TASKS, MultimodalModel
 from fl_shared.results import Curve, EvaluationRow
@@ -23,6 +25,8 @@ from fl_shared.study import Study, TaskPlan
 ROWS = 256  # a forward pass
 RECALIBRATED = "recalibrated"
 DRAWN_ROWS = 8  # a segmentation gives a number a class and voxel
+Shown = Mapping[str, NDArray[np.bool_]]
+"""Modality -> (N,) whether a row of the cohort shows it, where it is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,15 @@ class Told:
     targets: Mapping[str, NDArray[np.floating]]
     mask: Mapping[str, NDArray[np.bool_]]
 
+    def some(self, chosen: NDArray[np.bool_]) -> Told:
+        """Of the rows (n,) that are chosen."""
+        return Told(
+            rows=self.rows[chosen],
+            predictions={task: each[chosen] for task, each in self.predictions.items()},
+            targets={task: each[chosen] for task, each in self.targets.items()},
+            mask={task: each[chosen] for task, each in self.mask.items()},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
@@ -43,34 +56,10 @@ class Judge:
     site: Site
     cohort: Cohort
 
-    def __call__(
-        self, model: MultimodalModel, batch: Batch, *, name: str = "federated"
-    ) -> tuple[list[EvaluationRow], list[Curve]]:
-        """Rows and curves of every subset of modalities and every task; ``batch`` holds all rows of the cohort.
-
-        A training site is judged on its held-out patients, an external site on all. A row without any of a subset's
-        modalities is left out of that subset. Segmentations see their own modality only: told once, as ``all``.
-        """
-        judged, asked = self.rows(), self.tasks(name)
-        tasks = {task: plan for task, plan in asked.items() if plan.modality is None}
-        drawn = {task: plan for task, plan in asked.items() if plan.modality is not None}
-        rows: list[EvaluationRow] = []
-        curves: list[Curve] = []
-        told: list[tuple[str, Told]] = []
-        if tasks:
-            told += predict(model, batch, rows=judged, tasks=tasks, subsets=subsets(self.study)).items()
-        if drawn:
-            told.append(("all", segment(model, batch, rows=judged, tasks=drawn)))
-        for subset, said in told:
-            for task in said.predictions:
-                found, points = self._evaluate(task, said, modalities=subset, model=name)
-                rows += found
-                curves += points
-        return rows, curves
-
     def rows(self) -> NDArray[np.int64]:
         """Samples of the judged patients."""
-        if self.study.sites[self.site.name].role == "train":
+        plan = self.study.sites[self.site.name]
+        if plan.role == "train" or plan.judged == "held_out":
             return self.cohort.rows(held_out=True)
         return np.arange(len(self.cohort))
 
@@ -78,9 +67,10 @@ class Judge:
         """What is judged of a model: of the recalibrated one, that whose intercepts can be refitted."""
         return risky_tasks(self.study) if name == RECALIBRATED else self.study.tasks
 
-    def _evaluate(
+    def evaluate(
         self, task: str, said: Told, *, modalities: str, model: str
     ) -> tuple[list[EvaluationRow], list[Curve]]:
+        """Rows and curves of one task from one set of modalities."""
         study = self.study
         return evaluate_predictions(
             site=self.site.name,
@@ -95,8 +85,28 @@ class Judge:
             patients=self.cohort.patient[said.rows],
             bootstrap=study.evaluation.bootstrap,
             seed=study.seed,
-            min_patients=max(study.evaluation.min_patients, self.site.privacy.min_patients),
+            min_patients=self.fewest,
         )
+
+    def parts(self, task: str, said: Told) -> list[Part]:
+        """The labels of a task in these rows, with what may be said of each."""
+        names, patient = np.unique(self.cohort.patient[said.rows], return_inverse=True)
+        return parts_of(
+            self.study.tasks[task],
+            Rows(
+                predictions=said.predictions[task].astype(np.float64),
+                targets=said.targets[task].astype(np.float64),
+                mask=said.mask[task],
+                patients=patient,
+                cohort=len(names),
+                min_patients=self.fewest,
+            ),
+        )
+
+    @property
+    def fewest(self) -> int:
+        """Patients below whom nothing is told: the stricter of study and site."""
+        return max(self.study.evaluation.min_patients, self.site.privacy.min_patients)
 
 
 @torch.no_grad()
@@ -107,26 +117,45 @@ def predict(
     rows: NDArray[np.int64],
     tasks: Mapping[str, TaskPlan],
     subsets: Mapping[str, tuple[str, ...]],
+    hidden: Mapping[str, Shown] | None = None,
 ) -> dict[str, Told]:
-    """What the model says of ``rows`` from each subset of modalities; the encoders run once for all subsets."""
+    """What the model says of ``rows`` from each subset of modalities; the encoders run once for all subsets.
+
+    A row without any of a subset's modalities is left out of it. ``hidden``: further names -> which of all rows show
+    each modality.
+    """
     model.objective = TASKS
     model.eval()
-    chosen: dict[str, list[NDArray[np.int64]]] = {subset: [] for subset in subsets}
-    parts: dict[str, list[Mapping[str, Tensor]]] = {subset: [] for subset in subsets}
+    views = {name: _only(members, batch) for name, members in subsets.items()} | _tensors(hidden or {}, batch)
+    chosen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in views}
+    parts: dict[str, list[Mapping[str, Tensor]]] = {name: [] for name in views}
     inputs = replace(batch, targets={}, target_mask={})
     for start in range(0, len(rows), ROWS):
         here = rows[start : start + ROWS]
         part = take(inputs, here)
         part = replace(part, inputs={}, features={name: model.features(name, part) for name in part.present})
-        for subset, members in subsets.items():
-            kept = torch.stack([part.present[m] for m in members]).any(0).nonzero()[:, 0]
+        for name, view in views.items():
+            shown = {m: there[here] for m, there in view.items()}
+            kept = torch.stack([*shown.values()]).any(0).nonzero()[:, 0]
             if not len(kept):
                 continue
-            shown = {m: there if m in members else torch.zeros_like(there) for m, there in part.present.items()}
             logits = model(take(replace(part, present=shown), kept)).logits
-            chosen[subset].append(here[kept.cpu().numpy()])
-            parts[subset].append({task: said.cpu() for task, said in model.predict(logits).items()})
-    return {subset: _told(batch, tasks, chosen[subset], parts[subset]) for subset in subsets}
+            chosen[name].append(here[kept.cpu().numpy()])
+            parts[name].append({task: said.cpu() for task, said in model.predict(logits).items()})
+    return {name: _told(batch, tasks, chosen[name], parts[name]) for name in views}
+
+
+def _only(members: tuple[str, ...], batch: Batch) -> dict[str, Tensor]:
+    """Where each modality is shown (N,): that of the members where it is there, no other."""
+    return {m: there if m in members else torch.zeros_like(there) for m, there in batch.present.items()}
+
+
+def _tensors(hidden: Mapping[str, Shown], batch: Batch) -> dict[str, dict[str, Tensor]]:
+    there = batch.present
+    return {
+        name: {m: there[m] & torch.from_numpy(shown[m]).to(there[m].device) for m in there}
+        for name, shown in hidden.items()
+    }
 
 
 def _told(
@@ -147,7 +176,7 @@ def _told(
 
 @torch.no_grad()
 def segment(model: MultimodalModel, batch: Batch, *, rows: NDArray[np.int64], tasks: Mapping[str, TaskPlan]) -> Told:
-    """Voxels of each structure in those of ``rows`` in which somebody drew: counted at once, no map is kept."""
+    """Voxels and distances of each structure in those of ``rows`` in which somebody drew; no map is kept."""
     model.eval()
     of = {task: str(plan.modality) for task, plan in tasks.items()}
     drawn = {task: batch.present[m] & batch.target_mask[task].flatten(1).any(1) for task, m in of.items()}
@@ -159,20 +188,32 @@ def segment(model: MultimodalModel, batch: Batch, *, rows: NDArray[np.int64], ta
         target_mask={task: batch.target_mask[task] for task in tasks},
         features={},
     )
-    counts = {task: [np.zeros((0, len(plan.labels), 3))] for task, plan in tasks.items()}
+    counts = {task: [np.zeros((0, len(plan.labels), 5))] for task, plan in tasks.items()}
     for start in range(0, len(rows), DRAWN_ROWS):
         part = take(needed, rows[start : start + DRAWN_ROWS])
         for task, labels in model.predict(model.segment(part)).items():
-            found = voxels(labels, part.targets[task], part.target_mask[task], structures=len(tasks[task].labels))
-            counts[task].append(found.cpu().numpy())
+            drawing = labels, part.targets[task], part.target_mask[task]
+            found = voxels(*drawing, structures=len(tasks[task].labels)).cpu().numpy()
+            far = apart(*drawing, spacing=part.inputs[of[task]]["spacing"], structures=len(tasks[task].labels))
+            counts[task].append(np.concatenate([found[..., :2], far, found[..., 2:]], axis=-1))
     whole = {task: np.concatenate(each).astype(np.float64) for task, each in counts.items()}
     known = {task: there.cpu().numpy()[rows] for task, there in drawn.items()}
     return Told(
         rows=rows,
-        predictions={task: count[..., :2] for task, count in whole.items()},
-        targets={task: count[..., 2] for task, count in whole.items()},
+        predictions={task: count[..., :4] for task, count in whole.items()},
+        targets={task: count[..., 4] for task, count in whole.items()},
         mask={task: np.repeat(known[task][:, None], len(plan.labels), axis=1) for task, plan in tasks.items()},
     )
+
+
+def apart(predicted: Tensor, target: Tensor, mask: Tensor, *, spacing: Tensor, structures: int) -> NDArray[np.float64]:
+    """HD95 (B, structures, 2) of what `voxels` counts: sum in mm and number of frames.
+
+    spacing: (B, 3) mm of rows, columns and slices.
+    """
+    across = spacing[:, [2, 0, 1]].tolist()
+    drawn = zip(predicted.cpu().numpy(), target.cpu().numpy(), mask.cpu().numpy(), across, strict=True)
+    return np.stack([distances(p, t, m, spacing=mm, structures=structures) for p, t, m, mm in drawn])
 
 
 def voxels(predicted: Tensor, target: Tensor, mask: Tensor, *, structures: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 from fl_client.data.cohort import Cohort
 from fl_client.privacy.whole_update import noised_update
 from fl_client.training.features import FeatureCache
+from fl_client.training.findings import judged
 from fl_client.training.gradients import Gradients, Ranks
 from fl_client.training.judge import Judge
 from fl_client.training.local import LocalGroups
@@ -28,8 +29,8 @@ from fl_client.training.rows import as_batch
 from fl_client.training.statistics import statistics
 from fl_shared.errors import ConsiliumError, ExitCode
 from fl_shared.models.build import build_model, load, select
-from fl_shared.models.interface import take
-from fl_shared.models.model import CHOOSE
+from fl_shared.models.interface import Batch, take
+from fl_shared.models.model import CHOOSE, MultimodalModel
 from fl_shared.results import Findings
 from fl_shared.site import Site
 from fl_shared.study import Study
@@ -175,12 +176,18 @@ class Trainer:
         if sigma is not None and epsilon is not None:
             rows = judge_noised(judge, self._model, self._batch, name=name, sigma=sigma, epsilon=epsilon)
             return Findings(evaluation=tuple(rows))
-        rows, curves = judge(self._model, self._batch, name=name)
+        found = judged(judge, self._model, self._batch, name=name)
         if self._trains and self._study.is_personal and name == "federated":
             load(self._model, {**arrays, **own})
             self._finetune()
-            rows += judge(self._model, self._batch, name="personal")[0]
-        return Findings(evaluation=tuple(rows), curves=tuple(curves))
+            more = judged(judge, self._model, self._batch, name="personal", whole=False).evaluation
+            found = found.model_copy(update={"evaluation": found.evaluation + more})
+        return found
+
+    def finished(self, arrays: Arrays) -> tuple[Judge, MultimodalModel, Batch]:
+        """The finished model that the arrays make, with who judges it and on what."""
+        load(self._model, {**self._initial, **arrays})
+        return Judge(study=self._study, site=self._site, cohort=self._cohort), self._model, self._batch
 
     def _try_phases(self) -> None:
         """What cannot be trained in some phase is told before the first round, not after hours or a spent budget."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
+from fl_shared.judged import other_study
 from fl_shared.results import Findings
 from fl_shared.site import Site, load_site
 from fl_shared.study import Study
 from fl_shared.wire import Arrays
 
 if TYPE_CHECKING:
+    from fl_client.data.cohort import Cohort
     from fl_client.training.loop import Trainer
 
+Read: TypeAlias = "Callable[[Site, Study], Cohort]"
 Schema = dict[str, tuple[tuple[int, ...], str]]
 """Array name -> shape and dtype."""
 
@@ -26,10 +29,12 @@ LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
 
 
 class Worker:
-    """Trainers of one site, one a study. Imports torch and reads data on first use."""
+    """Trainers of one site, one a study. Imports torch and reads data on first use; ``read`` reads another way."""
 
-    def __init__(self, site: Site, *, rank: int = 0, world: int = 1, device: str = "cpu") -> None:
-        self._site, self._rank, self._world, self._device = site, rank, world, device
+    def __init__(
+        self, site: Site, *, rank: int = 0, world: int = 1, device: str = "cpu", read: Read | None = None
+    ) -> None:
+        self._site, self._rank, self._world, self._device, self._read = site, rank, world, device, read
         self._trainers: dict[str, Trainer] = {}
         self._schemas: dict[str, Schema] = {}
 
@@ -81,14 +86,18 @@ class Worker:
         self, study: Study, *, arrays: Arrays, name: str = "federated", sigma: float | None = None
     ) -> Findings:
         """Judge the model on the site's patients; sigma: noise multiplier, None without."""
-        return self._trainer(study).evaluate(arrays=arrays, name=name, sigma=sigma)
+        if study.judged is None or study.judged.against is None:
+            return self._trainer(study).evaluate(arrays=arrays, name=name, sigma=sigma)
+        from fl_client.training.pair import judge_pair
+
+        return judge_pair(self._trainer(study), self._trainer(other_study(study)), arrays=arrays, name=name)
 
     def _trainer(self, study: Study) -> Trainer:
         from fl_client.data.load import load_cohort
         from fl_client.training.loop import Trainer
 
         if study.identity not in self._trainers:
-            cohort, _ = load_cohort(self._site, study)
+            cohort = self._read(self._site, study) if self._read else load_cohort(self._site, study)[0]
             self._trainers[study.identity] = Trainer(
                 study=study, site=self._site, cohort=cohort, rank=self._rank, world=self._world, device=self._device
             )

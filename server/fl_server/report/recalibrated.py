@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from fl_server.report import figures, view
-from fl_shared.metrics.table import MetricName
-from fl_shared.page import inline_svg
+from fl_server.report import view
+from fl_server.report.curves import PANELS, draw, frame
+from fl_server.report.style import canvas, legend, looks
+from fl_shared.metrics.table import METRICS, MetricName
 from fl_shared.results import Curve, EvaluationRow, Results
 
 SHOWN: tuple[MetricName, ...] = ("expected_observed", "calibration_slope", "ece")
@@ -33,6 +32,7 @@ class Pair:
     shift: float
     svg: Markup | None
     alt: str
+    legend: tuple[tuple[str, Markup], ...]
     rows: tuple[Compared, ...]
 
 
@@ -47,37 +47,39 @@ def _pair(results: Results, index: int) -> Pair:
     chosen = (task, label, inputs, "calibration")
     curves = [c for c in results.curves if (c.task, c.label, c.modalities, c.kind) == chosen]
     name = f"{task}, {label}" if label else task
+    rows = tuple(_compared(results, task=task, label=label, modalities=inputs))
     return Pair(
         name=name,
         shift=moved.shift,
-        svg=Markup(_figure(results, curves, key=f"recalibrated{index}")) if curves else None,
-        alt=f"Predicted risk and observed share of {name} before and after recalibration, as in the table.",
-        rows=tuple(_compared(results, task=task, label=label, modalities=inputs)),
+        svg=_figure(results, curves, key=f"recalibrated{index}") if curves else None,
+        alt=f"Predicted risk and observed share of {name} before and after recalibration. {_words(rows)}.",
+        legend=tuple(legend(results, list(dict.fromkeys(curve.site for curve in curves)))),
+        rows=rows,
     )
+
+
+def _words(rows: tuple[Compared, ...]) -> str:
+    """The first of the metrics at each site, before and after."""
+    title = METRICS[SHOWN[0]].title
+    said = (f"{row.site} {view.estimate(row.cells[0][0])} then {view.estimate(row.cells[0][1])}" for row in rows)
+    return f"{title}: {'; '.join(said)}"
 
 
 def _compared(results: Results, **wanted: str) -> Iterator[Compared]:
     for site in view.site_order(results):
-        models = [{**wanted, "site": site, "model": model} for model in (_raw(results), view.RECALIBRATED)]
+        models = [{**wanted, "site": site, "model": model} for model in (view.main_model(results), view.RECALIBRATED)]
         cells = [tuple(view.find(results.evaluation, **of, metric=metric) for of in models) for metric in SHOWN]
         if any(cell is not None for both in cells for cell in both):
             yield Compared(site=site, cells=tuple((before, after) for before, after in cells))
 
 
-def _raw(results: Results) -> str:
-    return next((row.model for row in results.evaluation if row.model != view.RECALIBRATED), "")
-
-
-def _figure(results: Results, curves: list[Curve], *, key: str) -> str:
+def _figure(results: Results, curves: list[Curve], *, key: str) -> Markup:
     """Both calibrations on one scale, as one SVG element."""
-    external = frozenset(name for name, site in results.sites.items() if site.role == "external")
-    style = figures.looks(view.site_order(results), external)
-    with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(9.2, 4.2), layout="constrained")
+    style = looks(results)
+    with canvas(7.6, 3.3, key=key) as drawn:
         titles = {False: "As trained", True: "Recalibrated"}
-        for axes, (after, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
-            found = [curve for curve in curves if (curve.model == view.RECALIBRATED) is after]
-            figures.calibration_panel(axes, found, style, title=title)
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=min(5, max(1, len(names))))
-        return inline_svg(figure, key=key, variables=figures.VARIABLES)
+        for axes, (after, title) in zip(drawn.figure.subplots(1, 2), titles.items(), strict=True):
+            frame(axes, PANELS["calibration"], title=title)
+            for curve in reversed([curve for curve in curves if (curve.model == view.RECALIBRATED) is after]):
+                draw(axes, curve, style[curve.site])
+    return drawn.svg

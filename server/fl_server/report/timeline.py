@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fl_server.report import view
-from fl_server.report.figures import GRID, INK, MUTED, STYLE, VARIABLES
-from fl_shared.page import inline_svg
+from fl_server.report.style import BAND_DASHES as _DASHES
+from fl_server.report.style import BAND_NAMES, BAND_WIDTHS, GRID, INK, MUTED, Picture, canvas
+from fl_server.report.style import BANDS as _COLOURS
 from fl_shared.results import Curve, Results
 
-BANDS = ("low", "middle", "high")
-_COLOURS = ("#060601", "#060602", "#060603")
-_DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ((0, (1.5, 1.5)), (0, (5, 2)), "-")
 _MARKS = ("v", "o", "^")
 _JOINED = "s"
 _FILLED, _HOLLOW = 5.5, 10.0  # points
-_WIDTHS = (1.4, 1.8, 2.4)
-_VARIABLES = {**VARIABLES, **{colour: f"--band-{name}" for colour, name in zip(_COLOURS, BANDS, strict=True)}}
+
+
+def pictures(results: Results, task: str, index: int) -> list[Picture]:
+    """The risk timeline of an outcome; of competing ones a picture a cause."""
+    roles = {name: view.ROLE_NAMES[site.role] for name, site in results.sites.items()}
+    rows = {site: f"{site} ({roles[site]})" for site in sites(results)}
+    found = []
+    for at, (label, curves) in enumerate(timelines(results, task).items()):
+        svg = figure(curves, rows, days=days(results), top=highest(results), key=f"timeline{index}-{at}")
+        named = f"{task}, {label}" if label else task
+        alt = f"Predicted and observed risk of {named}, by day and band of risk. {words(curves)}"
+        found.append(Picture(svg=svg, alt=alt, caption=named))
+    return found
 
 
 def timelines(results: Results, task: str) -> dict[str, list[Curve]]:
@@ -47,7 +55,7 @@ def days(results: Results) -> list[float]:
     return sorted({curve.day for curve in _banded(results) if curve.day is not None})
 
 
-def figure(curves: Sequence[Curve], rows: Mapping[str, str], *, days: Sequence[float], top: float, key: str) -> str:
+def figure(curves: Sequence[Curve], rows: Mapping[str, str], *, days: Sequence[float], top: float, key: str) -> Markup:
     """The timeline of one outcome as one SVG element, a panel a site.
 
     Args:
@@ -57,18 +65,18 @@ def figure(curves: Sequence[Curve], rows: Mapping[str, str], *, days: Sequence[f
         top: end of the axis of risk.
         key: see `inline_svg`.
     """
-    with mpl.rc_context(STYLE):
-        drawn = Figure(figsize=(5.2, 0.95 + 1.75 * len(rows)), layout="constrained")
-        for axes, (site, title) in zip(drawn.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
+    with canvas(5.2, 0.95 + 1.75 * len(rows), key=key) as drawn:
+        whole = drawn.figure
+        for axes, (site, title) in zip(whole.subplots(len(rows), 1, squeeze=False)[:, 0], rows.items(), strict=True):
             axes.set(title=title, xlim=(-0.4, len(days) - 0.6), ylim=(-0.03 * top, 1.03 * top))
             axes.set_xticks(range(len(days)), [f"{day:g}" for day in days])
             axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
             axes.grid(axis="y", color=GRID, linewidth=0.7)
             axes.set_axisbelow(True)
             _panel(axes, [curve for curve in curves if curve.site == site], days)
-        drawn.axes[-1].set_xlabel("Days")
-        drawn.legend(handles=_legend(), loc="outside lower center", ncols=5, handlelength=2.2, columnspacing=1.0)
-        return inline_svg(drawn, key=key, variables=_VARIABLES)
+        whole.axes[-1].set_xlabel("Days")
+        whole.legend(handles=_legend(), loc="outside lower center", ncols=5, handlelength=2.2, columnspacing=1.0)
+    return drawn.svg
 
 
 def _panel(axes: Axes, curves: Sequence[Curve], days: Sequence[float]) -> None:
@@ -78,7 +86,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], days: Sequence[float]) -> None:
     at = [days.index(curve.day) for curve in curves if curve.day is not None]
     for band, colour in enumerate(_COLOURS):
         observed = [curve.y[band] for curve in curves]
-        axes.plot(at, observed, color=colour, linestyle=_DASHES[band], linewidth=_WIDTHS[band])
+        axes.plot(at, observed, color=colour, linestyle=_DASHES[band], linewidth=BAND_WIDTHS[band])
     for place, curve in zip(at, curves, strict=True):
         for (predicted, observed_), bands in _groups(curve):
             alone = len(bands) == 1
@@ -90,8 +98,8 @@ def _panel(axes: Axes, curves: Sequence[Curve], days: Sequence[float]) -> None:
 
 def _legend() -> list[Line2D]:
     bands = [
-        Line2D([], [], color=_COLOURS[b], linestyle=_DASHES[b], linewidth=_WIDTHS[b], marker=_MARKS[b], label=name)
-        for b, name in enumerate(BANDS)
+        Line2D([], [], color=_COLOURS[b], linestyle=_DASHES[b], linewidth=BAND_WIDTHS[b], marker=_MARKS[b], label=name)
+        for b, name in enumerate(BAND_NAMES)
     ]
     joined = Line2D([], [], color=INK, linestyle="none", marker=_JOINED, markersize=_FILLED, label="joined")
     hollow = Line2D([], [], color=MUTED, linestyle="none", marker="o", markersize=_HOLLOW, markerfacecolor="none")
@@ -109,14 +117,14 @@ def words(curves: Sequence[Curve]) -> str:
 
 def _said(curve: Curve) -> str:
     return ", ".join(
-        f"{' and '.join(BANDS[band] for band in bands)} predicted {x:.1%}, observed {y:.1%}"
+        f"{' and '.join(BAND_NAMES[band] for band in bands)} predicted {x:.1%}, observed {y:.1%}"
         for (x, y), bands in _groups(curve)
     )
 
 
 def _groups(curve: Curve) -> Iterator[tuple[tuple[float, float], list[int]]]:
     """Predicted and observed risk at a window, and the bands told with it: of a joined group, all."""
-    for point, bands in groupby(range(len(BANDS)), key=lambda band: (curve.x[band], curve.y[band])):
+    for point, bands in groupby(range(len(BAND_NAMES)), key=lambda band: (curve.x[band], curve.y[band])):
         yield point, list(bands)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fl_shared.metrics.table import METRICS, Metric, MetricName, metrics_of
-from fl_shared.results import EvaluationRow, PrivacyResult, Results
+from fl_shared.results import Contribution, Difference, EvaluationRow, Gap, PrivacyResult, Results, Summary
 
 ROLE_NAMES = {"external": "external", "train": "internal"}
 NO_VALUE = "–"
+Told = EvaluationRow | Summary | Gap | Difference | Contribution
 RECALIBRATED = "recalibrated"  # its order of patients is the raw model's: told beside it, not in headlines
 
 
@@ -48,17 +49,37 @@ def headline_label(results: Results, task: str) -> str:
     return "macro" if len(labels) > 1 and labels[0] else labels[0]
 
 
+def plain(rows: Iterable[EvaluationRow]) -> list[EvaluationRow]:
+    """Rows of all judged patients with all that they have: no subgroup, nothing hidden."""
+    return [row for row in rows if not row.subgroup]
+
+
+def main_model(results: Results) -> str:
+    """The model that the page is about: the federated one, or the first that was judged; the others stand beside it."""
+    models = dict.fromkeys(row.model for row in results.evaluation if row.model != RECALIBRATED)
+    return "federated" if "federated" in models else next(iter(models), "")
+
+
+def headline_of(results: Results, task: str) -> dict[str, str]:
+    """What names the headline of a task in every table of the results: its task, label, inputs and metric."""
+    return {
+        "task": task,
+        "label": headline_label(results, task),
+        "modalities": headline_modalities(results, task),
+        "metric": headline_metric(results, task),
+    }
+
+
+def is_of(part: object, wanted: Mapping[str, str]) -> bool:
+    """Whether a row of any table has these fields."""
+    return all(getattr(part, name) == value for name, value in wanted.items())
+
+
 def headline_rows(results: Results, task: str) -> list[EvaluationRow]:
-    """The headline metric of a task at every site that reported it, external sites first."""
+    """The headline metric of a task at every site that reported it, external sites first; never of a subgroup."""
     place = {name: index for index, name in enumerate(site_order(results))}
-    label, modalities = headline_label(results, task), headline_modalities(results, task)
-    metric = headline_metric(results, task)
-    rows = [
-        row
-        for row in results.evaluation
-        if (row.task, row.label, row.modalities, row.metric) == (task, label, modalities, metric)
-        and row.model != RECALIBRATED
-    ]
+    wanted = headline_of(results, task)
+    rows = [row for row in plain(results.evaluation) if is_of(row, wanted) and row.model != RECALIBRATED]
     return sorted(rows, key=lambda row: place.get(row.site, len(place)))
 
 
@@ -66,7 +87,7 @@ def modality_sets(results: Results, task: str) -> list[str]:
     """Sets of inputs that were judged on a task: the headline's first, then all, then the others as in the study."""
     first = (headline_modalities(results, task), "all", *results.study.modalities)
     sets = {row.modalities for row in results.evaluation if row.task == task}
-    return sorted(sets, key=lambda name: (first.index(name) if name in first else len(first), name))
+    return sorted(sets, key=lambda s: (first.index(s) if s in first else len(first), s.count("+"), s))
 
 
 def is_leaky(results: Results, task: str, modalities: str) -> bool:
@@ -85,28 +106,33 @@ def modality_name(results: Results, task: str, modalities: str) -> str:
         return "headline: " + " + ".join(n for n in results.study.modalities if n not in results.study.leaky)
     if modalities == "all":
         return "all: " + " + ".join(results.study.modalities)
-    return f"{modalities.replace('+', ' + ')} {'only' if '+' in modalities else 'alone'}"
+    return modalities.replace("+", " + ") if "+" in modalities else f"{modalities} alone"
 
 
 def find(rows: Iterable[EvaluationRow], **wanted: str) -> EvaluationRow | None:
-    """The first row with these fields."""
-    return next((row for row in rows if all(getattr(row, key) == value for key, value in wanted.items())), None)
+    """The first row with these fields; of a subgroup only if that is asked for."""
+    asked = {"subgroup": "", **wanted}
+    return next((row for row in rows if all(getattr(row, key) == value for key, value in asked.items())), None)
 
 
-def estimate(row: EvaluationRow | None) -> str:
+def estimate(row: Told | None) -> str:
     """``0.812 (0.741–0.883)``; a dash where there is no value, for the note to explain."""
     return NO_VALUE if row is None or row.value is None else f"{number(row.value, row)} {interval(row)}"
 
 
-def interval(row: EvaluationRow) -> str:
+def interval(row: Told) -> str:
     """``(0.741–0.883)``, in its metric's form; never nothing: a value without its interval says so."""
     if row.ci_low is None or row.ci_high is None:
         return "(no interval)"
-    separator = " to " if row.ci_low < 0 else "–"
-    return f"({number(row.ci_low, row)}{separator}{number(row.ci_high, row)})"
+    return f"({span(row.ci_low, row.ci_high, row)})"
 
 
-def number(value: float, row: EvaluationRow) -> str:
+def span(low: float, high: float, row: Told) -> str:
+    """``0.741–0.883``, or ``-0.12 to 0.03``: a dash would be read as a sign."""
+    return f"{number(low, row)}{' to ' if low < 0 else '–'}{number(high, row)}"
+
+
+def number(value: float, row: Told) -> str:
     """Three decimals of a share, four digits of what has a unit."""
     return f"{value:.4g}" if METRICS[row.metric].in_unit else f"{value:.3f}"
 

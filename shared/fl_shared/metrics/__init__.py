@@ -1,1 +1,1 @@
-"""Metrics with their intervals; numpy only."""
+"""Metrics with their intervals; numpy and scipy only."""

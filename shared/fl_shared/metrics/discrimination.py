@@ -1,4 +1,4 @@
-"""How well scores separate events from non-events: AUROC, average precision, ROC and PR curves.
+"""How well scores separate events from non-events: AUROC, average precision, sensitivity, ROC and PR curves.
 
 `Ranking` sorts once; every metric is then a few sums over integer weights, for one cohort or for a whole matrix of
 bootstrap resamples. Oracle in the tests: scikit-learn's ``roc_auc_score`` and ``average_precision_score``.
@@ -7,6 +7,7 @@ bootstrap resamples. Oracle in the tests: scikit-learn's ``roc_auc_score`` and `
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+SPECIFICITY = 90  # percent at which the sensitivity is told
 ROC_GRID: Floats = np.linspace(0.0, 1.0, 51)
 PR_GRID: Floats = np.linspace(0.05, 1.0, 20)
 
@@ -64,7 +66,8 @@ class Ranking:
         Returns:
             (...,); NaN where a class has no weight.
         """
-        return self._auroc(events, _cumulative(others))
+        below_other = _cumulative(others)
+        return self._auroc(events, below_other, below_other[..., self.others_below])
 
     def auroc_ap(self, events: NDArray[Any], others: NDArray[Any]) -> tuple[Floats, Floats]:
         """AUROC and average precision of samples with integer weights.
@@ -72,19 +75,40 @@ class Ranking:
         Average precision is sum_k (R_k - R_{k-1}) P_k over distinct thresholds, without interpolation, as in
         scikit-learn. Arguments and NaN as in `auroc`.
         """
+        return self.ranked(events, others)[:2]
+
+    def ranked(self, events: NDArray[Any], others: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+        """`auroc_ap`, and the sensitivity at `SPECIFICITY` percent.
+
+        That is the highest sensitivity of all thresholds whose specificity is at least as high: of attained operating
+        points, without interpolation; 0 where no event can be told at such a threshold.
+        """
         below_event, below_other = _cumulative(events), _cumulative(others)
         positives, negatives = below_event[..., -1], below_other[..., -1]
-        true = positives[..., None] - below_event[..., self.events_below]  # events at or above each event's score
-        false = negatives[..., None] - below_other[..., self.others_below]
+        lower = below_other[..., self.others_below]
+        tied = self._events_tie
+        true = positives[..., None] - (below_event[..., self.events_below] if tied else below_event[..., :-1])
+        false = negatives[..., None] - lower
         precision = true / np.maximum(true + false, 1)  # 0/1 where the weight is 0 and the term drops out
         count = np.where(negatives > 0, np.where(positives > 0, positives, np.nan), np.nan)
-        return self._auroc(events, below_other), (events * precision).sum(axis=-1) / count
+        told = (100 * lower >= SPECIFICITY * negatives[..., None]).sum(axis=-1)  # the events with the highest scores
+        lowest = np.minimum(len(self.events) - told, max(len(self.events) - 1, 0))
+        above = np.where(told > 0, np.take_along_axis(true, lowest[..., None], axis=-1)[..., 0], 0) if true.size else 0
+        return self._auroc(events, below_other, lower), (events * precision).sum(axis=-1) / count, above / count
 
-    def _auroc(self, events: NDArray[Any], below_other: Integers) -> Floats:
-        twice_below = below_other[..., self.others_below] + below_other[..., self.others_upto]
+    def _auroc(self, events: NDArray[Any], below_other: Integers, lower: Integers) -> Floats:
+        twice_below = lower + below_other[..., self.others_upto] if self._classes_tie else 2 * lower
         pairs = events.sum(axis=-1).astype(np.float64) * below_other[..., -1]
         area: Floats = (events * twice_below).sum(axis=-1) / 2.0 / np.where(pairs > 0, pairs, np.nan)
         return area
+
+    @cached_property
+    def _events_tie(self) -> bool:
+        return not np.array_equal(self.events_below, np.arange(len(self.events)))
+
+    @cached_property
+    def _classes_tie(self) -> bool:
+        return not np.array_equal(self.others_below, self.others_upto)
 
 
 def _cumulative(weights: NDArray[Any]) -> Integers:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_shared.metrics import bootstrap as resampling
-from fl_shared.metrics.calibration import calibration_bins
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
 from fl_shared.metrics.discrimination import PR_GRID, ROC_GRID, pr_curve, roc_curve
 from fl_shared.metrics.part import Part, Rows
 from fl_shared.metrics.parts import parts_of, predicted_shape
+from fl_shared.metrics.risk_groups import RiskGroups
 from fl_shared.metrics.table import METRICS, MetricName
 from fl_shared.results import Curve, EvaluationRow
 from fl_shared.study import TaskPlan
@@ -97,10 +97,14 @@ def evaluate_predictions(
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """A metric of a label: its value (NaN where it is not defined) and its resamples (B,)."""
+    """A metric of a label: its value (NaN where it is not defined) and its resamples (B,).
+
+    excess: how far noise lifted the resamples off the value before they were moved onto it.
+    """
 
     value: float
     draws: Floats
+    excess: float = 0.0
 
 
 _Measured = dict[tuple[str, MetricName], _Found]
@@ -121,9 +125,10 @@ def _measured(parts: Sequence[Part], *, cohort: int, resamples: int, seed: int) 
 
 
 def _found(metric: MetricName, value: float, draws: Floats) -> _Found:
-    if METRICS[metric].centred and np.isfinite(draws).any():
-        draws = np.clip(draws - np.nanmean(draws) + value, METRICS[metric].low, METRICS[metric].high)
-    return _Found(value=value, draws=draws)
+    if not METRICS[metric].centred or not np.isfinite(draws).any():
+        return _Found(value=value, draws=draws)
+    excess = float(np.nanmean(draws)) - value
+    return _Found(value=value, draws=draws - excess, excess=max(excess, 0.0))
 
 
 def _numbers(part: Part, metric: MetricName, found: _Measured) -> dict[str, Any]:
@@ -148,7 +153,8 @@ def _macro(parts: Sequence[Part], metric: MetricName, found: _Measured) -> dict[
     without = [label for label in labels if label not in given]
     note = f"mean of {len(given)} of {len(labels)} labels, without {', '.join(without)}" if without else ""
     each = [found[label, metric] for label in given]
-    mean = _Found(value=float(np.mean([one.value for one in each])), draws=np.mean([one.draws for one in each], axis=0))
+    value, excess = (float(np.mean([getattr(one, name) for one in each])) for name in ("value", "excess"))
+    mean = _Found(value=value, draws=np.mean([one.draws for one in each], axis=0), excess=excess)
     return row | _estimate(metric, mean, notes=[note])
 
 
@@ -167,38 +173,52 @@ def _estimate(metric: MetricName, found: _Found, *, notes: Sequence[str]) -> dic
     """A value with its interval, rounded, and every note that belongs to it."""
     if not math.isfinite(found.value):
         return _nothing("; ".join(note for note in (UNDEFINED, *notes) if note))
-    within, rounded = resampling.interval(found.draws), METRICS[metric].rounded
+    within, about = resampling.interval(found.draws), METRICS[metric]
+    low, high = (None if end is None else min(max(end, about.low), about.high) for end in (within.low, within.high))
+    low = None if low is None else max(low - found.excess, about.low)
     many = within.left_out > resampling.MAX_LEFT_OUT
     left_out = f"{within.left_out:.0%} {MANY_LEFT_OUT}" if many else ""
     return {
-        "value": rounded(found.value),
-        "ci_low": None if within.low is None else rounded(within.low),
-        "ci_high": None if within.high is None else rounded(within.high),
+        "value": about.rounded(found.value),
+        "ci_low": None if low is None else about.rounded(low),
+        "ci_high": None if high is None else about.rounded(high),
         "note": "; ".join(note for note in (*notes, left_out) if note),
     }
 
 
+_Points = tuple[Floats, Floats]
+
+
 def _curves(part: Part) -> list[dict[str, Any]]:
-    """The curves of a label, none when its cells are small; a point of calibration stands for 10 patients or more."""
+    """The curves of a label, none when its cells are small; a point of a group stands for 10 patients or more."""
     return [
         {**curve, "label": part.cell.label, "x": tuple(np.round(x, 3).tolist()), "y": tuple(np.round(y, 3).tolist())}
-        for curve, (x, y) in (*_scored(part), *_banded(part))
+        for curve, (x, y) in (*_scored(part), *_banded(part), *_followed(part))
         if len(x)
     ]
 
 
-def _scored(part: Part) -> Iterator[tuple[dict[str, Any], tuple[Floats, Floats]]]:
-    """Of risks of an outcome: discrimination and calibration."""
+def _scored(part: Part) -> Iterator[tuple[dict[str, Any], _Points]]:
+    """Of risks of an outcome: discrimination, calibration, net benefit."""
     cell = part.cell
     if part.scored is not None and cell.shows_curves:
-        few = max(MIN_CELL, cell.min_patients)
+        groups = RiskGroups.of(*part.scored, cell.patients, few=max(MIN_CELL, cell.min_patients))
         yield {"kind": "roc"}, (ROC_GRID, roc_curve(*part.scored))
         yield {"kind": "pr"}, (PR_GRID, pr_curve(*part.scored))
-        yield {"kind": "calibration"}, calibration_bins(*part.scored, cell.patients, min_patients=few)
+        yield {"kind": "calibration"}, groups.calibration()
+        yield {"kind": "decision"}, groups.decision()
+        yield {"kind": "risks", "counts": tuple(groups.patients.tolist())}, groups.risks()
 
 
-def _banded(part: Part) -> Iterator[tuple[dict[str, Any], tuple[Floats, Floats]]]:
+def _banded(part: Part) -> Iterator[tuple[dict[str, Any], _Points]]:
     """Of times to an event: the risk timeline, a curve a window."""
     for window in part.windows:
         if part.cell.events is not None and window.cell.shows_curves:
             yield {"kind": "bands", "day": window.day}, window.points()
+
+
+def _followed(part: Part) -> Iterator[tuple[dict[str, Any], _Points]]:
+    """Of times to an event: its share by day, a curve a group by predicted risk."""
+    if part.groups is not None and part.cell.shows_curves:
+        for told in part.groups():
+            yield {"kind": "incidence", "group": told.group, "counts": told.at_risk}, (told.days, told.shares)

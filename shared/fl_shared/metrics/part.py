@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fl_shared.metrics.bootstrap import Measure
 from fl_shared.metrics.disclosure import Cell
+from fl_shared.metrics.incidence import GroupCourse
 from fl_shared.metrics.table import MetricName
 
 Floats = NDArray[np.float64]
@@ -57,7 +58,7 @@ class Part:
     """One label of a task.
 
     known: (N,) samples that it judges. measure: built only where a value is given. scored: risks and outcomes of the
-    known samples, where curves can be drawn. windows: of a timeline.
+    known samples, where curves can be drawn. windows: of a timeline. groups: courses by predicted risk.
     """
 
     cell: Cell
@@ -66,3 +67,4 @@ class Part:
     measure: Callable[[], Measure]
     scored: tuple[Floats, Floats] | None = None
     windows: tuple[Window, ...] = ()
+    groups: Callable[[], list[GroupCourse]] | None = None

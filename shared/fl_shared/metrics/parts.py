@@ -21,8 +21,8 @@ Floats = NDArray[np.float64]
 def predicted_shape(plan: TaskPlan) -> tuple[int, ...]:
     """Shape of one sample's prediction, as `Head.predict` says.
 
-    Of a segmentation (structures, 2): voxels predicted, and those of them that are right; its targets (structures,)
-    are voxels drawn.
+    Of a segmentation (structures, 4): voxels predicted, those of them that are right, the sum of HD95 in mm over frames
+    and the number of these frames; its targets (structures,) are voxels drawn.
     """
     match plan.type:
         case "survival":
@@ -30,7 +30,7 @@ def predicted_shape(plan: TaskPlan) -> tuple[int, ...]:
         case "competing":
             return (plan.bins, len(plan.labels))
         case "segmentation":
-            return (len(plan.labels), 2)
+            return (len(plan.labels), 4)
         case _:
             return (max(len(plan.labels), 1),)
 
@@ -73,9 +73,14 @@ def _number(plan: TaskPlan, rows: Rows) -> list[Part]:
         Part(
             cell=rows.cell("", known, predicted),
             known=known,
-            metrics=metrics_of("regression"),
+            metrics=tuple(name for name in metrics_of("regression") if plan.cuts or name != "kappa"),
             measure=partial(
-                Numbers.of, predicted[known], rows.targets[known, 0], rows.patients[known], cohort=rows.cohort
+                Numbers.of,
+                predicted[known],
+                rows.targets[known, 0],
+                rows.patients[known],
+                cohort=rows.cohort,
+                cuts=plan.cuts,
             ),
         )
     ]
@@ -85,17 +90,16 @@ def _structures(plan: TaskPlan, rows: Rows) -> list[Part]:
     """Each structure, in the patients in whom somebody drew and there is any of it, drawn or predicted."""
     parts = []
     for c, label in enumerate(plan.told):
-        guess, right, drawn = (*rows.predictions[:, c].T, rows.targets[:, c])
-        voxels = np.bincount(rows.patients, weights=np.where(rows.mask[:, c], guess + drawn, 0), minlength=rows.cohort)
+        predicted, drawn = rows.predictions[:, c], rows.targets[:, c]
+        either = np.where(rows.mask[:, c], predicted[:, 0] + drawn, 0)
+        voxels = np.bincount(rows.patients, weights=either, minlength=rows.cohort)
         known = rows.mask[:, c] & (voxels > 0)[rows.patients]
         parts.append(
             Part(
-                cell=rows.cell(label, known, guess),
+                cell=rows.cell(label, known, predicted),
                 known=known,
                 metrics=metrics_of("segmentation"),
-                measure=partial(
-                    Masks.of, guess[known], right[known], drawn[known], rows.patients[known], cohort=rows.cohort
-                ),
+                measure=partial(Masks.of, predicted[known], drawn[known], rows.patients[known], cohort=rows.cohort),
             )
         )
     return parts

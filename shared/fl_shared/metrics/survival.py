@@ -1,6 +1,7 @@
-"""How well risks order the times of events when some patients are censored: Harrell's C and Uno's AUC by a time.
+"""How well risks order the times of events when some patients are censored: the C of Harrell and Uno, AUC by a time.
 
-An event at a time comes before a censoring at the same time. Oracles in the tests: loops over all pairs.
+An event at a time comes before a censoring at the same time. Oracles in the tests: loops over all pairs, and
+scikit-survival.
 """
 
 from __future__ import annotations
@@ -13,93 +14,114 @@ from numpy.typing import NDArray
 
 from fl_shared.metrics.bootstrap import Metrics
 from fl_shared.metrics.discrimination import Ranking
+from fl_shared.metrics.follow_up import FollowUp
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Places = NDArray[np.intp]
 
 BLOCK_CELLS = 2**22  # pairs in memory at a time: 16 MiB of float32
+MINE, ANOTHER = 1, 2  # causes that ended a follow-up
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concordance:
-    """Harrell's C (JAMA 1982): of pairs in which one patient's event came first, the share with its risk higher.
+    """Of pairs of patients in which one's event came first, the share with its risk higher; equal ones count one half.
 
-    A pair counts when the other one was still followed then: its time is later, or equal without an event. Equal risks
-    count one half. A competing event is given as a time of infinity (Wolbers, Epidemiology 2009).
+    A pair counts when the other one was still followed then: its time is later, or equal without an event; a patient
+    with another cause stays at risk for ever (Wolbers, Epidemiology 2009). Harrell's C (JAMA 1982) counts every such
+    pair once. Uno's C (Stat Med 2011) counts it 1 / G(T)^2 times, G being the Kaplan-Meier estimate of the censoring
+    just before the event at T; with a patient whose other cause came before, at S, 1 / (G(T) G(S)) times (Wolbers,
+    Biostatistics 2014). End the times at the horizon beforehand.
+
+    rank: (n,) of the risk, equal for equal ones; samples are in the order of the times, events first, another cause
+    before censorings. cases: (E,) places of the events. outlived: (E,) place from which on all outlive the case.
+    others: (R,) places of other causes; before: (E,) how many of them came before the case. follow_up: asked at cases,
+    then others.
     """
 
-    rank: NDArray[np.int32]  # (n,) of the risk, equal for equal ones; in the order of the times, events first
-    patients: Integers  # (n,)
-    cases: Places  # (E,) places of the events
-    outlived: Places  # (E,) place from which on all patients outlive the case
+    rank: NDArray[np.int32]
+    patients: Integers
+    cases: Places
+    outlived: Places
+    others: Places
+    before: Places
+    follow_up: FollowUp
 
     @classmethod
-    def of(cls, risk: Floats, time: Floats, event: NDArray[np.bool_], patients: Integers) -> Self:
-        """All (n,)."""
-        order = np.lexsort((~event, time))
-        cases = np.flatnonzero(event[order])
-        when = time[order][cases]
+    def of(cls, risk: Floats, time: Floats, cause: NDArray[np.integer | np.bool_], patients: Integers) -> Self:
+        """All (n,); cause: 0 none, `MINE` or `ANOTHER`."""
+        order = np.lexsort((np.where(cause == 0, ANOTHER + 1, cause), time))
+        sorted_, ended = time[order], cause[order]
+        cases, others = np.flatnonzero(ended == MINE), np.flatnonzero(ended == ANOTHER)
+        when = sorted_[cases]
         at_once = np.searchsorted(when, when, side="right") - np.searchsorted(when, when, side="left")
-        outlived = np.searchsorted(time[order], when, side="left") + at_once
         rank = np.searchsorted(np.unique(risk), risk).astype(np.int32)  # compared faster than the risks
-        return cls(rank=rank[order], patients=patients[order], cases=cases, outlived=outlived)
+        asked = np.concatenate([when, sorted_[others]])
+        return cls(
+            rank=rank[order],
+            patients=patients[order],
+            cases=cases,
+            outlived=np.searchsorted(sorted_, when, side="left") + at_once,
+            others=others,
+            before=np.searchsorted(sorted_[others], when, side="left"),
+            follow_up=FollowUp.of(time, cause > 0, patients, asked=asked),
+        )
 
     def metrics(self, weights: Integers) -> Metrics:
-        """Harrell's C (b,) under ``weights`` (b, K)."""
+        """Both C (b,) under ``weights`` (b, K)."""
         weight = weights[:, self.patients]
-        upto = np.zeros((len(weight), weight.shape[1] + 1), dtype=np.int64)
-        np.cumsum(weight, axis=1, out=upto[:, 1:])
-        pairs = (weight[:, self.cases] * (upto[:, -1:] - upto[:, self.outlived])).sum(axis=1)
+        share = self.follow_up.share(weights)
+        inverse = 1.0 / np.where(share > 0, share, 1.0)  # 0 only where the weight is 0
+        once, times = weight[:, self.cases], weight[:, self.cases] * inverse[:, : len(self.cases)]
+        rivals = weight[:, self.others] * inverse[:, len(self.cases) :]
+        upto = _upto(weight)
+        later = upto[:, -1:] - upto[:, self.outlived]
+        sooner, sooner_times = _upto(weight[:, self.others])[:, self.before], _upto(rivals)[:, self.before]
+        pairs = (once * (later + sooner)).sum(axis=1)
+        times_later = times * inverse[:, : len(self.cases)]
+        uno_pairs = (times_later * later + times * sooner_times).sum(axis=1)
+        concordant, uno = np.zeros(len(weight)), np.zeros(len(weight))
         small = weight.astype(np.float32)  # sums of small integers: exact in float32 up to 2^23 samples
-        below = np.zeros(weight.shape)
         size = max(1, BLOCK_CELLS // weight.shape[1])
         for start in range(0, len(self.cases), size):
             block = slice(start, start + size)
-            below += small[:, self.cases[block]] @ self._twice_below(block)
-        concordant = (below * weight).sum(axis=1) / 2.0
-        return {"harrell_c": concordant / np.where(pairs > 0, pairs, np.nan)}
+            below = self._twice_below(block)
+            found = small @ below.T
+            concordant += (once[:, block] * found).sum(axis=1)
+            uno += (times_later[:, block] * found).sum(axis=1)
+            if len(self.others):
+                rest = self._twice_below_rivals(block)
+                concordant += (once[:, block] * (small[:, self.others] @ rest.T)).sum(axis=1)
+                uno += (times[:, block] * (rivals @ rest.T.astype(np.float64))).sum(axis=1)
+        return {
+            "harrell_c": concordant / 2.0 / np.where(pairs > 0, pairs, np.nan),
+            "uno_c": uno / 2.0 / np.where(pairs > 0, uno_pairs, np.nan),
+        }
 
     def _twice_below(self, block: slice) -> NDArray[np.float32]:
         """(e, n): 2 where a patient outlived the case at a lower risk, 1 at the same risk, else 0."""
-        case, places = self.rank[self.cases[block], None], np.arange(len(self.rank), dtype=np.int32)
-        twice = (case > self.rank).view(np.int8) + (case >= self.rank).view(np.int8)
+        places = np.arange(len(self.rank), dtype=np.int32)
+        twice = self._twice(block, self.rank)
         twice *= (places >= self.outlived[block, None].astype(np.int32)).view(np.int8)
         return twice.astype(np.float32)
 
+    def _twice_below_rivals(self, block: slice) -> NDArray[np.float32]:
+        """(e, R): the same of those whose other cause came before the case."""
+        twice = self._twice(block, self.rank[self.others])
+        twice *= (np.arange(len(self.others)) < self.before[block, None]).view(np.int8)
+        return twice.astype(np.float32)
 
-@dataclass(frozen=True, kw_only=True)
-class _FollowUp:
-    """Kaplan-Meier of the censoring: for each group of equal times up to the last one asked for."""
+    def _twice(self, block: slice, rank: NDArray[np.int32]) -> NDArray[np.int8]:
+        case = self.rank[self.cases[block], None]
+        return (case > rank).view(np.int8) + (case >= rank).view(np.int8)
 
-    patients: Integers  # (n,) in the order of the times, events first
-    censored_from: Places  # (G,) place of a group's first censored sample
-    end: Places  # (G,)
-    asked: Places  # (P,) group of each sample that is asked for
 
-    @classmethod
-    def of(cls, time: Floats, event: NDArray[np.bool_], patients: Integers, *, asked: Places) -> Self:
-        order = np.lexsort((~event, time))
-        sorted_, times = time[order], np.unique(time[asked])
-        groups = np.unique(sorted_[sorted_ <= times[-1]]) if len(times) else times
-        start, end = (np.searchsorted(sorted_, groups, side=side) for side in ("left", "right"))
-        events = np.concatenate([[0], np.cumsum(event[order])])
-        return cls(
-            patients=patients[order],
-            censored_from=start + events[end] - events[start],
-            end=end,
-            asked=np.searchsorted(groups, time[asked]),
-        )
-
-    def share(self, weights: Integers) -> Floats:
-        """Chance (b, P) of still being followed just before each asked time, under ``weights`` (b, K)."""
-        upto = np.zeros((len(weights), len(self.patients) + 1), dtype=np.int64)
-        np.cumsum(weights[:, self.patients], axis=1, out=upto[:, 1:])
-        at_risk = upto[:, -1:] - upto[:, self.censored_from]
-        stay = 1.0 - (upto[:, self.end] - upto[:, self.censored_from]) / np.maximum(at_risk, 1)
-        before = np.ones((len(weights), stay.shape[1] + 1))
-        np.cumprod(stay, axis=1, out=before[:, 1:])
-        return before[:, self.asked]
+def _upto(weight: NDArray[np.number]) -> NDArray[np.number]:
+    """(b, n) -> (b, n + 1): weight of the first k samples."""
+    total = np.zeros((len(weight), weight.shape[1] + 1), dtype=weight.dtype)
+    np.cumsum(weight, axis=1, out=total[:, 1:])
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +136,7 @@ class TimedRanking:
     ranking: Ranking
     event_patients: Integers
     other_patients: Integers
-    follow_up: _FollowUp
+    follow_up: FollowUp
 
     @classmethod
     def of(cls, risk: Floats, time: Floats, event: NDArray[np.bool_], patients: Integers, *, day: float) -> Self:
@@ -127,7 +149,7 @@ class TimedRanking:
             ranking=ranking,
             event_patients=patients[cases],
             other_patients=patients[decided[ranking.others]],
-            follow_up=_FollowUp.of(time, event, patients, asked=cases),
+            follow_up=FollowUp.of(time, event, patients, asked=time[cases]),
         )
 
     def metrics(self, weights: Integers) -> Metrics:

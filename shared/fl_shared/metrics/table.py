@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from fl_shared.study import TaskType
+from fl_shared.task import TaskType
 
 MetricName = Literal[
-    "auroc", "auprc", "brier", "expected_observed", "calibration_slope", "ece", "mae", "medae", "r2", "harrell_c",
-    "uno_auc", "dice",
+    "auroc", "auprc", "sensitivity_at_90", "brier", "brier_reliability", "brier_resolution", "expected_observed",
+    "calibration_in_the_large", "calibration_slope", "ece", "mae", "medae", "r2", "kappa", "harrell_c", "uno_c", "ibs",
+    "uno_auc", "dice", "hd95",
 ]  # fmt: skip
 
 
@@ -25,7 +26,9 @@ class Metric:
     """title, explained: for people. low, high: values outside are refused. chance: of a model that knows nothing.
 
     in_unit: in the unit of the target (rounded to 4 significant digits), not a share (4 decimals).
-    centred: resamples lie beside the value (a sum of distances grows with noise): their interval is moved onto it.
+    centred: noise lifts the metric (a sum of distances grows with it), the resamples off the value as the value off the
+    truth: their interval is moved onto the value, and its lower end by as much again.
+    ideal: the right value where it lies within the range: neither higher nor lower is better then.
     tells_events: with n, and a guess of the mean risk, it gives the number of events: told only where that is.
     """
 
@@ -36,6 +39,7 @@ class Metric:
     high: float = 1.0
     higher_is_better: bool = True
     chance: float | None = None
+    ideal: float | None = None
     in_unit: bool = False
     centred: bool = False
     tells_events: bool = False
@@ -62,11 +66,39 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             "gives.",
             types=_CLASSES,
         ),
+        "sensitivity_at_90": Metric(
+            title="Sensitivity at 90 % specificity",
+            explained="share of the events found at the lowest threshold that calls at most one in ten of the others; "
+            "0.1 is what chance gives.",
+            types=_CLASSES,
+            chance=0.1,
+            tells_events=True,
+        ),
         "brier": Metric(
             title="Brier score",
             explained="mean squared error of the predicted risk; lower is better.",
             types=_CLASSES,
             higher_is_better=False,
+        ),
+        "brier_reliability": Metric(
+            title="Brier reliability",
+            explained="part of the Brier score that is miscalibration: mean squared distance of predicted risk and "
+            "share of events in ten groups by predicted risk; lower is better. Brier score = reliability - resolution "
+            "+ e (1 - e), e being the share of events.",
+            types=_CLASSES,
+            higher_is_better=False,
+            centred=True,
+            tells_events=True,
+        ),
+        "brier_resolution": Metric(
+            title="Brier resolution",
+            explained="what the predictions take off the Brier score of the share of events told to everybody, were "
+            "they calibrated; at most e (1 - e), e being the share of events; 0 is what chance gives.",
+            types=_CLASSES,
+            low=-1.0,
+            chance=0.0,
+            centred=True,
+            tells_events=True,
         ),
         "expected_observed": Metric(
             title="Expected over observed",
@@ -74,6 +106,17 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             "the model is too alarming.",
             types=_CLASSES,
             high=math.inf,
+            ideal=1.0,
+            tells_events=True,
+        ),
+        "calibration_in_the_large": Metric(
+            title="Calibration intercept",
+            explained="calibration in the large: what must be added to the logit of every predicted risk to make the "
+            "expected events the observed ones: 0 is right, below it the model is too alarming.",
+            types=_CLASSES,
+            low=-math.inf,
+            high=math.inf,
+            ideal=0.0,
             tells_events=True,
         ),
         "calibration_slope": Metric(
@@ -83,6 +126,7 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             types=_CLASSES,
             low=-math.inf,
             high=math.inf,
+            ideal=1.0,
             tells_events=True,
         ),
         "ece": Metric(
@@ -118,6 +162,14 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             low=-math.inf,
             chance=0.0,
         ),
+        "kappa": Metric(
+            title="Kappa",
+            explained="agreement of predicted and true class beyond chance, linearly weighted, in the classes between "
+            "the cuts that the study names: 1 is perfect, 0 is chance.",
+            types=("regression",),
+            low=-1.0,
+            chance=0.0,
+        ),
         "harrell_c": Metric(
             title="Harrell C",
             explained="the chance that of two patients the one whose event comes first was given the higher risk; "
@@ -125,6 +177,21 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             "(Wolbers). 0.5 is a coin toss; heavy censoring biases it.",
             types=("survival", "competing"),
             chance=0.5,
+        ),
+        "uno_c": Metric(
+            title="Uno C",
+            explained="as Harrell's, each pair made up for by inverse probability weights of the site's own "
+            "follow-up, so that it does not depend on who was censored when (Uno; of competing causes Wolbers).",
+            types=("survival", "competing"),
+            chance=0.5,
+        ),
+        "ibs": Metric(
+            title="Integrated Brier score",
+            explained="mean squared error of the predicted risk, averaged over the days up to the horizon, censored "
+            "patients made up for by inverse probability weights (Graf); lower is better.",
+            types=("survival", "competing"),
+            high=math.inf,
+            higher_is_better=False,
         ),
         "uno_auc": Metric(
             title="AUC by time",
@@ -138,6 +205,17 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             explained="overlap of drawn and predicted structure, pooled over a patient's drawn frames, mean over "
             "patients: 1 is perfect. A patient in whom neither has the structure is left out.",
             types=("segmentation",),
+        ),
+        "hd95": Metric(
+            title="HD95 (mm)",
+            explained="95th percentile of the distances between the surfaces of drawn and predicted structure, the "
+            "greater of both directions; mean over a patient's drawn frames, then over patients; lower is better. A "
+            "frame in which only one of them has the structure counts as far away as the image's diagonal, one in "
+            "which neither has is left out.",
+            types=("segmentation",),
+            high=math.inf,
+            higher_is_better=False,
+            in_unit=True,
         ),
     }
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_shared.metrics.calibration import merged
+from fl_shared.metrics.risk_groups import merged
 
 Floats = NDArray[np.float64]
 LOW, MIDDLE, HIGH = BANDS = (0, 1, 2)
@@ -75,13 +75,19 @@ class Course:
 
         Censoring is taken to be independent; 1 - Kaplan-Meier with other causes censored would tell too much.
         """
-        happened = (self.cause > 0) & (self.time <= day)
+        return float(self.incidences((day,), of=of)[0])
+
+    def incidences(self, days: Sequence[float], *, of: int = 1) -> Floats:
+        """The same by each of ``days`` (D,)."""
+        happened = self.cause > 0
         times, at = np.unique(self.time[happened], return_inverse=True)
         at_risk = len(self.time) - np.searchsorted(np.sort(self.time), times, side="left")
         any_ = np.bincount(at, minlength=len(times)) / at_risk
         mine = np.bincount(at, weights=self.cause[happened] == of, minlength=len(times)) / at_risk
         free_before = np.cumprod(np.concatenate([[1.0], 1.0 - any_]))[:-1]
-        return float(free_before @ mine)
+        upto = np.concatenate([[0.0], np.cumsum(free_before * mine)])
+        found: Floats = upto[np.searchsorted(times, np.asarray(days), side="right")]
+        return found
 
     def bands(
         self, risk: Floats, *, day: float, of: int = 1, limits: tuple[float, float], min_patients: int
@@ -100,8 +106,9 @@ class Course:
         for group in groups:
             inside = np.isin(band, group)
             x[group] = risk[inside].mean()
-            y[group] = self._of(inside).incidence(day, of=of)
+            y[group] = self.of(inside).incidence(day, of=of)
         return (x, y) if groups else (np.empty(0), np.empty(0))
 
-    def _of(self, rows: NDArray[np.bool_]) -> Course:
+    def of(self, rows: NDArray[np.bool_]) -> Course:
+        """Some of the samples."""
         return Course(time=self.time[rows], cause=self.cause[rows], patients=self.patients[rows])

@@ -30,6 +30,13 @@ def inline_svg(figure: Figure, *, key: str, variables: Mapping[str, str]) -> str
     body = text[text.index("<g id=") : text.rindex("</svg>")]
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
+    body = re.sub(r"<!--.*?-->\s*", "", body)  # of a text, what it says once more
+    body = re.sub(r'(?<= d=")[^"]*', _short, body)
     for colour, variable in variables.items():
         body = body.replace(colour, f"var({variable})")
     return f'<svg {size.group() if size else ""} aria-hidden="true">{body}</svg>'
+
+
+def _short(path: re.Match[str]) -> str:
+    """A path to the hundredth of a point, in one line."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", path.group()).replace(" \n", "").strip()

@@ -17,9 +17,11 @@ SITES = {1: "icu_coronary", 2: "icu_cardiac_surgery", 3: "icu_medical", 4: "icu_
 """Type of ICU in the release -> site."""
 EXTERNAL = "icu_coronary"  # why: STUDY_HEADER
 HOURS = 48  # from admission to the index time
+STAY_CUTS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 14.0)
+"""Days, as Harutyunyan et al. (Sci Data 2019) cut lengths of stay into ten classes."""
 TASKS: Mapping[str, Mapping[str, Any]] = {
     "in_hospital_death": {"type": "binary"},
-    "los_days": {"type": "regression", "loss": "msle", "scale": 10.0},
+    "los_days": {"type": "regression", "loss": "msle", "scale": 10.0, "cuts": STAY_CUTS},
     "survival": {"type": "survival", "horizon": 365.0, "windows": [30.0, 90.0, 365.0]},
 }
 PHASES = (

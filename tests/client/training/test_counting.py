@@ -290,7 +290,7 @@ def test_judging_with_noise_asks_for_its_epsilon_and_back(make_trainer: Callable
         make_trainer(plain).evaluate(arrays=arrays, sigma=2.0)
     found = make_trainer(noised).evaluate(arrays=arrays, sigma=0.01, name="recalibrated")
     rows, curves = found.evaluation, found.curves
-    assert curves == [] and {row.model for row in rows} == {"recalibrated"}
+    assert curves == () and {row.model for row in rows} == {"recalibrated"}
     assert {row.task for row in rows} == {"death", "mace"}
 
 

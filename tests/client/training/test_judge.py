@@ -12,8 +12,11 @@ import torch
 
 from fl_client.data.cohort import Cohort
 from fl_client.training import judge
+from fl_client.training.findings import judged
 from fl_client.training.loop import Trainer
 from fl_client.training.rows import as_batch
+from fl_shared.counts import subsets
+from fl_shared.metrics.segmentation import hausdorff_95
 from fl_shared.metrics.table import METRICS
 from fl_shared.models.build import build_model, select
 from fl_shared.models.interface import take
@@ -121,7 +124,7 @@ def test_whose_encoders_are_judged(make_study: Any, make_trainer: Make, calls: A
 
 def told(trainer: Trainer, study: Any) -> dict[str, judge.Told]:
     rows = np.arange(len(trainer._cohort))
-    return judge.predict(trainer._model, trainer._batch, rows=rows, tasks=study.tasks, subsets=judge.subsets(study))
+    return judge.predict(trainer._model, trainer._batch, rows=rows, tasks=study.tasks, subsets=subsets(study))
 
 
 def test_predictions_do_not_depend_on_the_other_rows(make_study: Any, make_trainer: Make, monkeypatch: Any):
@@ -148,7 +151,7 @@ def test_the_encoders_run_once_for_all_subsets(make_study: Any, make_trainer: Ma
         encoder.register_forward_hook(lambda *_, name=name: runs.update({name: runs[name] + 1}))
     found = told(trainer, study)
     assert runs == {"ecg": 1, "ehr": 1}
-    for subset, members in judge.subsets(study).items():
+    for subset, members in subsets(study).items():
         there = torch.stack([batch.present[m] for m in members]).any(0)
         shown = {m: row & (m in members) for m, row in batch.present.items()}
         part = take(replace(batch, present=shown), there.nonzero()[:, 0])
@@ -199,7 +202,7 @@ def every_type(study: Study, cohort: Cohort) -> tuple[Study, Cohort]:
                 "video": rng.random((*shape, SIZE, SIZE)).astype(np.float32) * there[:, None, None, None, None],
                 "frame_mask": np.repeat(there[:, None], FRAMES, axis=1),
                 "slice_mask": np.repeat(there[:, None], SLICES, axis=1),
-                "spacing": np.ones((n, 3), np.float32),
+                "spacing": np.tile(np.array([1.5, 2.0, 9.0], np.float32), (n, 1)),
             },
         },
         present={"ecg": cohort.present["ecg"], "cine": there},
@@ -224,7 +227,7 @@ def test_tasks_of_every_type_are_judged(make_study: Any, make_trainer: Make, mon
     monkeypatch.setattr(judge, "DRAWN_ROWS", 4)
     model = build_model(study)
     batch = as_batch(cohort, device=torch.device("cpu"))
-    rows, _ = judge.Judge(study=study, site=site, cohort=cohort)(model, batch, name="personal")
+    rows = judged(judge.Judge(study=study, site=site, cohort=cohort), model, batch, name="personal").evaluation
     assert {row.model for row in rows} == {"personal"}
     assert {(row.task, row.modalities) for row in rows} == {
         *((task, subset) for task in ("kind", "ef", "mace", "cause") for subset in ("ecg", "cine", "all")),
@@ -232,8 +235,9 @@ def test_tasks_of_every_type_are_judged(make_study: Any, make_trainer: Make, mon
     }
     assert {(r.task, r.label, r.metric) for r in rows if r.task in ("ef", "mace", "heart")} == {
         *(("ef", "", metric) for metric in ("mae", "medae", "r2")),
-        *(("mace", *told) for told in (("", "harrell_c"), ("50d", "uno_auc"))),
-        *(("heart", label, "dice") for label in ("lv", "myo", "macro")),
+        *(("mace", "", metric) for metric in ("harrell_c", "uno_c", "ibs")),
+        ("mace", "50d", "uno_auc"),
+        *(("heart", label, metric) for label in ("lv", "myo", "macro") for metric in ("dice", "hd95")),
     }
     assert all(row.value is not None or METRICS[row.metric].tells_events for row in rows)
     assert {row.n for row in rows if row.task == "heart"} == {
@@ -255,8 +259,15 @@ def test_segmentations_are_counted_where_somebody_drew(make_study: Any, make_tra
         assert cohort.present["cine"][said.rows[k]] and drawn[k].any()
         for c in range(2):
             guess, true = maps[k][drawn[k]] == c + 1, truth[k][drawn[k]] == c + 1
-            assert said.predictions["heart"][k, c].tolist() == [guess.sum(), (guess & true).sum()]
+            assert said.predictions["heart"][k, c].tolist()[:2] == [guess.sum(), (guess & true).sum()]
             assert said.targets["heart"][k, c] == true.sum()
+            far = []
+            for frame in np.flatnonzero(drawn[k].any(1)):
+                masks = [(m[k][frame] == c + 1) & drawn[k][frame][:, None, None] for m in (maps, truth)]
+                within = slice(drawn[k][frame].argmax(), SLICES - drawn[k][frame][::-1].argmax())
+                far.append(hausdorff_95(*(mask[within] for mask in masks), (9.0, 1.5, 2.0)))
+            known = [each for each in far if np.isfinite(each)]
+            np.testing.assert_allclose(said.predictions["heart"][k, c, 2:], [sum(known), len(known)])
     assert said.predictions["heart"].any()
 
 

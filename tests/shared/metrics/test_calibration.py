@@ -7,7 +7,12 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from fl_shared.metrics.calibration import brier, calibration_bins
+from fl_shared.metrics.calibration import brier
+from fl_shared.metrics.risk_groups import RiskGroups
+
+
+def calibration_bins(scores, targets, patients, *, few=10):
+    return RiskGroups.of(scores, targets, patients, few=few).calibration()
 
 
 def sample(n, seed=0):

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from fl_shared.metrics.evaluate import evaluate_predictions
+from fl_shared.metrics.table import METRICS, metrics_of
 from fl_shared.study import TaskPlan
 
 
@@ -45,7 +46,7 @@ def test_values_intervals_and_counts():
         assert row.value == pytest.approx(oracle(outcomes(120, 40), scores[:, 0]), abs=5e-5)
         assert row.ci_low < row.value < row.ci_high
         assert (row.n, row.events, row.note) == (120, 40, "")
-    assert [curve.kind for curve in curves] == ["roc", "pr", "calibration"]
+    assert [curve.kind for curve in curves] == ["roc", "pr", "calibration", "decision", "risks"]
     assert ("macro", "auroc") not in rows
 
 
@@ -59,6 +60,17 @@ def test_macro_is_the_mean_over_the_headline_labels_with_one_set_of_resamples():
     assert width["macro"] < max(width["p"], width["q"])
 
 
+def test_every_metric_has_a_macro_mean_of_its_labels():
+    targets = np.random.default_rng(3).random((300, 3)) < [0.3, 0.4, 0.01]  # of the last label the events are withheld
+    rows, _, _ = judge(targets, labels=["p", "q", "r"])
+    for metric in metrics_of("multilabel"):
+        told = [rows[label, metric] for label in ("p", "q", "r") if rows[label, metric].value is not None]
+        macro = rows["macro", metric]
+        assert macro.value == pytest.approx(np.mean([row.value for row in told]), abs=1e-4), metric
+        assert macro.ci_low < macro.ci_high and len(told) == 3 - METRICS[metric].tells_events
+        assert ("without r" in macro.note) == METRICS[metric].tells_events
+
+
 def test_macro_names_the_labels_it_lacks():
     targets = np.stack([outcomes(60, 20), outcomes(60, 1)], axis=1)
     rows, _, _ = judge(targets, labels=["p", "q"])
@@ -70,7 +82,7 @@ def test_macro_names_the_labels_it_lacks():
 @pytest.mark.parametrize("n", [0, 1, 9])
 def test_a_small_cohort_releases_nothing(n):
     rows, curves, _ = judge(np.stack([np.arange(n) % 2] * 2, axis=1), labels=["p", "q"])
-    assert len(rows) == 3 * 6  # two labels and their mean
+    assert len(rows) == 3 * len(metrics_of("binary"))  # two labels and their mean
     for row in rows.values():
         assert (row.value, row.ci_low, row.ci_high, row.n, row.events) == (None,) * 5
         assert row.note == "suppressed: fewer than 10 patients"
@@ -104,7 +116,7 @@ def test_small_cells_of_events_and_of_their_complement_are_withheld(events, show
     assert bool(curves) == (shown is not None)
 
 
-@pytest.mark.parametrize(("n", "drawn"), [(39, 0), (40, 3), (49, 3)])  # 49: PTB-XL's site 3
+@pytest.mark.parametrize(("n", "drawn"), [(39, 0), (40, 5), (49, 5)])  # 49: PTB-XL's site 3
 def test_curves_need_forty_patients(n, drawn):
     assert len(judge(outcomes(n, 15))[1]) == drawn
 

@@ -8,6 +8,7 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from fl_shared.counts import RISKS
 from fl_shared.metrics.noised import NOISED, WITHHELD, Noised, Place, is_noised, noised_note, noised_rows
+from fl_shared.metrics.table import metrics_of
 from fl_shared.study import TaskPlan
 
 PLACE = Place(site="a", role="external", task="t", modalities="all", model="federated")
@@ -62,11 +63,11 @@ def rows_of(plan: TaskPlan, labels: dict[str, Noised], **more: float) -> dict:
 
 def test_rows_say_how_they_came_about() -> None:
     rows = rows_of(TaskPlan(type="binary"), {"": label(histogram(*drawn(2000, 1)), sd=5.0)})
-    assert set(rows) == {("", m) for m in (*NOISED, "auprc", "calibration_slope", "ece")}
+    assert set(rows) == {("", m) for m in metrics_of("binary")}
     auroc = rows["", "auroc"]
     assert auroc.note == noised_note(2.5) == "noised: epsilon 2.5 of the judged patients"
     assert auroc.ci_low < auroc.value < auroc.ci_high and auroc.n is not None and auroc.events is not None
-    for metric in ("auprc", "calibration_slope", "ece"):
+    for metric in set(metrics_of("binary")) - set(NOISED):
         assert (rows["", metric].value, rows["", metric].note) == (None, WITHHELD)
 
 

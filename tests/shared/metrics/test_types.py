@@ -46,7 +46,7 @@ def test_each_class_is_judged_against_the_others():
         assert (row.n, row.events, row.note) == (150, [40, 50, 60][c], "")
     mean = (rows["p", "auroc"].value + rows["q", "auroc"].value) / 2
     assert rows["macro", "auroc"].value == pytest.approx(mean, abs=1e-4)
-    assert len(curves) == 9
+    assert len(curves) == 15
 
 
 def test_a_row_whose_class_is_unknown_counts_for_no_class():
@@ -95,7 +95,8 @@ def followed(n, *, seed=0, scale=60.0):
 def test_survival_is_told_for_the_whole_follow_up_and_by_each_day():
     risk, hazard, target = followed(400)
     rows, curves = judge(SURVIVAL, hazard, target)
-    assert list(rows) == [("", "harrell_c"), ("50d", "uno_auc"), ("100d", "uno_auc")]
+    by_then = [("", metric) for metric in ("harrell_c", "uno_c", "ibs")]
+    assert list(rows) == [*by_then, ("50d", "uno_auc"), ("100d", "uno_auc")]
     assert all(row.ci_low < row.value < row.ci_high and row.n == 400 for row in rows.values())
     time, event = target.astype(np.float32).T
     happened = (event == 1) & (time <= 100)
@@ -103,12 +104,12 @@ def test_survival_is_told_for_the_whole_follow_up_and_by_each_day():
     expected = whole.metrics(np.ones((1, 400), np.int64))["harrell_c"][0]
     assert rows["", "harrell_c"].value == pytest.approx(expected, abs=1e-4)  # nothing after the horizon counts
     by_50 = int(((event == 1) & (time <= 50)).sum())
-    assert [row.events for row in rows.values()] == [happened.sum(), by_50, happened.sum()]
-    assert [(curve.kind, curve.label, curve.day) for curve in curves] == [("bands", "50d", 50), ("bands", "100d", 100)]
-    assert judge(TaskPlan(type="survival"), np.zeros((5, 20)), np.zeros((5, 2)))[0].keys() == {
-        ("", "harrell_c"),
-        ("365d", "uno_auc"),
-    }
+    assert [row.events for row in rows.values()] == [*[happened.sum()] * 3, by_50, happened.sum()]
+    drawn = [(curve.kind, curve.label, curve.day) for curve in curves]
+    assert drawn[-2:] == [("bands", "50d", 50), ("bands", "100d", 100)]
+    assert set(drawn[:-2]) == {("incidence", "", None)}
+    none = judge(TaskPlan(type="survival"), np.zeros((5, 20)), np.zeros((5, 2)))[0]
+    assert none.keys() == {*by_then, ("365d", "uno_auc")}
 
 
 def test_cox_is_judged_on_its_log_hazard():
@@ -116,7 +117,8 @@ def test_cox_is_judged_on_its_log_hazard():
     cox = SURVIVAL.model_copy(update={"survival_model": "cox"})
     by_hazard, _ = judge(SURVIVAL, hazard.astype(np.float64), target)
     by_cox, _ = judge(cox, 3 * risk[:, None] - 7, target)
-    assert [r.value for r in by_cox.values()] == pytest.approx([r.value for r in by_hazard.values()], abs=2e-4)
+    assert by_hazard.keys() - by_cox.keys() == {("", "ibs")}
+    assert [r.value for r in by_cox.values()] == pytest.approx([by_hazard[key].value for key in by_cox], abs=2e-4)
 
 
 def test_counts_by_two_days_do_not_give_away_the_events_between_them():
@@ -149,7 +151,8 @@ def test_each_cause_is_judged_with_the_others_at_risk():
     cause, time = (times.argmin(0) + 1) % 3, times.min(0)
     incidence = np.repeat(risk[:, None], 2, axis=1)
     rows, _ = judge(COMPETING, incidence, np.stack([time, cause], axis=1))
-    assert list(rows) == [(label, "harrell_c") for label in ("cardiac", "other", "macro")]
+    measured = ("harrell_c", "uno_c", "ibs")
+    assert list(rows) == [(label, metric) for label in ("cardiac", "other", "macro") for metric in measured]
     for number, label in enumerate(COMPETING.labels, start=1):
         mine = (cause == number) & (time <= 100)
         right = pairs = 0.0
@@ -179,7 +182,11 @@ def test_dice_a_structure_and_their_mean():
     guess = drawn + rng.integers(-5, 6, (40, 2))
     right = np.minimum(guess, drawn) - 3
     drawn[:24, 1] = guess[:24, 1] = right[:24, 1] = 0  # twelve patients without any of it
-    rows, _ = judge(plan, np.stack([guess, right], axis=-1), drawn, patients=patients)
+    frames = np.full((40, 2), 2.0)
+    said = np.stack([guess, right, 2 * np.abs(guess - drawn), frames], axis=-1)
+    rows, _ = judge(plan, said, drawn, patients=patients)
+    far = [np.abs(guess - drawn)[patients == p, 0].mean() for p in range(20)]
+    assert rows["lv", "hd95"].value == float(f"{np.mean(far):.4g}")
     pooled = [
         2 * right[patients == p, 0].sum() / (guess[patients == p, 0].sum() + drawn[patients == p, 0].sum())
         for p in range(20)
@@ -199,7 +206,7 @@ def test_dice_a_structure_and_their_mean():
         (TaskPlan(type="regression"), (1,)),
         (SURVIVAL, (4,)),
         (COMPETING, (2, 2)),
-        (TaskPlan(type="segmentation", labels=("lv",), modality="cine"), (1, 2)),
+        (TaskPlan(type="segmentation", labels=("lv",), modality="cine"), (1, 4)),
     ],
 )
 @pytest.mark.parametrize("n", [0, 9])

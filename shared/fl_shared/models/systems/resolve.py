@@ -29,7 +29,10 @@ USUAL_ENCODERS: Mapping[str, str] = {
 
 
 def resolved(data: Any) -> Any:
-    """A raw study with every open choice of its system filled in; what is malformed is left for validation to name."""
+    """A raw study with every open choice of its system filled in; what is malformed is left for validation to name.
+
+    Modalities come by name, as in `Study.canonical`, which sites read: the first is the same one everywhere.
+    """
     if not isinstance(data, Mapping):
         return data
     parts = {key: data.get(key) for key in ("modalities", "training", "tasks")} | {"model": data.get("model", {})}
@@ -40,7 +43,7 @@ def resolved(data: Any) -> Any:
     system = SYSTEMS.get(str(model.get("system", ATTENTION.name)), ATTENTION)
     sizes = system.paper if model.get("preset") == "paper" else system.small
     filled = {"fusion": system.fusions[0], **sizes, **model}
-    named = {name: _with_encoder(plan, system) for name, plan in tables["modalities"].items()}
+    named = {name: _with_encoder(plan, system) for name, plan in sorted(tables["modalities"].items())}
     return {
         **data,
         "model": filled,

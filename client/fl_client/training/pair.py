@@ -1,0 +1,91 @@
+"""Two finished models on the same patients of a site: what is told of the first, and how it differs from the second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fl_client.training.contributions import filled
+from fl_client.training.judge import Judge, Told, predict, segment
+from fl_shared.counts import subsets
+from fl_shared.judged import AGAINST, apart
+from fl_shared.metrics.paired import paired_differences
+from fl_shared.models.interface import Batch
+from fl_shared.models.model import MultimodalModel
+from fl_shared.results import Difference, Findings
+from fl_shared.wire import Arrays
+
+if TYPE_CHECKING:
+    from fl_client.training.loop import Trainer
+
+Said = Mapping[tuple[str, str], Told]
+"""(set of modalities, task) -> what a model says."""
+
+
+def judge_pair(first: Trainer, second: Trainer, *, arrays: Arrays, name: str) -> Findings:
+    """What is told of the first model, with its differences to the second.
+
+    Of a set of modalities that not the same samples have in both models' reading, nothing is told.
+
+    Args:
+        first: of the study's own model.
+        second: of the model that it is compared with.
+        arrays: of both, as `fl_shared.judged.travelling` names them.
+        name: of the first, in the results.
+    """
+    own, other = apart(arrays)
+    judge, model, batch = first.finished(own)
+    one = said(judge, model, batch)
+    two = said(*second.finished(other))
+    found = first.evaluate(arrays=own, name=name)
+    return found.model_copy(update={"differences": tuple(_differences(judge, one, two, name=name))})
+
+
+def said(judge: Judge, model: MultimodalModel, batch: Batch) -> dict[tuple[str, str], Told]:
+    """Predictions of every task from every set of modalities, of the judged patients."""
+    fused = {task: plan for task, plan in judge.study.tasks.items() if plan.modality is None}
+    drawn = {task: plan for task, plan in judge.study.tasks.items() if plan.modality is not None}
+    rows = judge.rows()
+    found = predict(model, batch, rows=rows, tasks=fused, subsets=subsets(judge.study)) if fused else {}
+    found = {name: filled(part, found["all"]) if "+" in name else part for name, part in found.items()}
+    told = {(subset, task): part for subset, part in found.items() for task in fused}
+    if drawn:
+        masks = segment(model, batch, rows=rows, tasks=drawn)
+        told |= {("all", task): masks for task in drawn}
+    return told
+
+
+def _differences(judge: Judge, one: Said, two: Said, *, name: str) -> Iterator[Difference]:
+    study, site, cohort = judge.study, judge.site, judge.cohort
+    for (subset, task), told in one.items():
+        against = two.get((subset, task))
+        if against is None or not _same(told, against, task):
+            continue
+        yield from paired_differences(
+            site=site.name,
+            role=study.sites[site.name].role,
+            task=task,
+            plan=study.tasks[task],
+            modalities=subset,
+            model=name,
+            against=AGAINST,
+            predictions=told.predictions[task],
+            predictions_against=against.predictions[task],
+            targets=told.targets[task],
+            mask=told.mask[task],
+            patients=cohort.patient[told.rows],
+            bootstrap=study.evaluation.bootstrap,
+            seed=study.seed,
+            min_patients=max(study.evaluation.min_patients, site.privacy.min_patients),
+        )
+
+
+def _same(one: Told, two: Told, task: str) -> bool:
+    """Whether both models were asked about the same samples and outcomes."""
+    return (
+        np.array_equal(one.rows, two.rows)
+        and np.array_equal(one.mask[task], two.mask[task])
+        and np.array_equal(one.targets[task], two.targets[task], equal_nan=True)
+    )

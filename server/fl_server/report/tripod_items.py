@@ -1,0 +1,72 @@
+"""The 27 items of TRIPOD+AI (Collins et al., BMJ 2024;385:e078378) in short words of our own, by their numbers."""
+
+from __future__ import annotations
+
+ITEMS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("Title and abstract", (
+        ("1", "Title: development or evaluation, target population, outcome"),
+        ("2", "Abstract, by the checklist for abstracts"),
+    )),
+    ("Introduction", (
+        ("3a", "Clinical setting, why a model, models that exist"),
+        ("3b", "Population, purpose and place in care, intended users"),
+        ("3c", "Known health inequalities between groups"),
+        ("4", "Objectives: development, evaluation, or both"),
+    )),
+    ("Methods", (
+        ("5a", "Sources of the data of development and of evaluation, and how representative they are"),
+        ("5b", "Dates: recruitment and end of follow-up"),
+        ("6a", "Setting: number and place of centres"),
+        ("6b", "Who was eligible"),
+        ("6c", "Treatments received, and how they were dealt with"),
+        ("7", "Preparation of the data and checks of their quality, also across groups"),
+        ("8a", "Outcome and time horizon: definition, how and when assessed"),
+        ("8b", "Who assessed an outcome that needs judgement"),
+        ("8c", "Blinding of that assessment"),
+        ("9a", "Why these predictors; selection before modelling"),
+        ("9b", "Definition of each predictor, how and when measured"),
+        ("9c", "Who assessed predictors that need judgement"),
+        ("10", "How the sample size came about, and why it suffices"),
+        ("11", "Missing data: what was done, why anything was left out"),
+        ("12a", "How the data were used and split"),
+        ("12b", "How predictors enter the analysis: form, scale, transformation"),
+        ("12c", "Type of model, steps of building, tuning, internal validation"),
+        ("12d", "Differences between clusters (hospitals): how dealt with and measured"),
+        ("12e", "Measures and plots of performance; comparison of models"),
+        ("12f", "Updating of the model (recalibration)"),
+        ("12g", "How the predictions of the evaluation were computed"),
+        ("13", "Class imbalance: what was done, recalibration afterwards"),
+        ("14", "Fairness: what was done, and why"),
+        ("15", "Output of the model; thresholds, if it classifies"),
+        ("16", "Differences between the data of development and of evaluation"),
+        ("17", "Ethical approval; consent or waiver"),
+    )),
+    ("Open science", (
+        ("18a", "Funding and the part of the funders"),
+        ("18b", "Conflicts of interest"),
+        ("18c", "Protocol: where it can be read"),
+        ("18d", "Registration"),
+        ("18e", "Access to the data"),
+        ("18f", "Access to the code"),
+    )),
+    ("Patients and public", (
+        ("19", "Involvement of patients and the public"),
+    )),
+    ("Results", (
+        ("20a", "Flow of participants, with and without the outcome, follow-up"),
+        ("20b", "Characteristics overall and by source: predictors, events, missing data"),
+        ("20c", "Predictors of the evaluation beside those of the development"),
+        ("21", "Participants and events in each analysis"),
+        ("22", "The full model, so that others can predict with it"),
+        ("23a", "Performance with intervals, also in subgroups; plots"),
+        ("23b", "Differences of performance between clusters"),
+        ("24", "Results of updating the model"),
+    )),
+    ("Discussion", (
+        ("25", "Interpretation, fairness, other studies"),
+        ("26", "Limitations and what they do to bias, uncertainty and use elsewhere"),
+        ("27a", "In use: how poor or missing inputs are to be handled"),
+        ("27b", "In use: what users must do, and what they must know"),
+        ("27c", "Next steps of research; use elsewhere"),
+    )),
+)  # fmt: skip
