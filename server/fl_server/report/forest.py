@@ -61,8 +61,8 @@ class Line:
 
     @property
     def numbers(self) -> list[float]:
-        """All that must find room on the axis."""
-        mine = (self.told.value, self.told.ci_low, self.told.ci_high, *(self.predicted or ()))
+        """All that must find room on the axis; a prediction interval of few sites would leave none for the others."""
+        mine = (self.told.value, self.told.ci_low, self.told.ci_high)
         return [number for number in mine if number is not None]
 
 
@@ -92,18 +92,15 @@ class Forest:
             parts.append(f'<path class="mark-reference" d="M{axis.at(axis.reference):.1f} 0V{HEIGHT:g}"/>')
         if line.predicted:
             low, high = map(axis.at, line.predicted)
-            parts.append(f'<path class="mark-predicted" d="M{low:.1f} 11H{high:.1f}M{low:.1f} 7V15M{high:.1f} 7V15"/>')
+            ends = "".join(f"M{axis.at(end):.1f} 7V15" for end in line.predicted if axis.low <= end <= axis.high)
+            parts.append(f'<path class="mark-predicted" d="M{low:.1f} 11H{high:.1f}{ends}"/>')
         if told.value is not None:
             at = axis.at(told.value)
-            ends = (
-                (at, at)
-                if told.ci_low is None or told.ci_high is None
-                else tuple(map(axis.at, (told.ci_low, told.ci_high)))
-            )
+            left, right = (at if end is None else axis.at(end) for end in (told.ci_low, told.ci_high))
             if line.kind == "summary":
-                shape = f"M{min(ends[0], at - 4):.1f} 11L{at:.1f} 4L{max(ends[1], at + 4):.1f} 11L{at:.1f} 18Z"
+                shape = f"M{min(left, at - 4):.1f} 11L{at:.1f} 4L{max(right, at + 4):.1f} 11L{at:.1f} 18Z"
             else:
-                parts.append(f'<path class="mark-line {tone}" d="M{ends[0]:.1f} 11H{ends[1]:.1f}"/>')
+                parts.append(f'<path class="mark-line {tone}" d="M{left:.1f} 11H{right:.1f}"/>')
                 square = f"M{at - 4.5:.1f} 6.5h9v9h-9Z"
                 circle = f"M{at - 4.5:.1f} 11a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z"
                 shape = square if line.kind == "external" else circle
@@ -123,9 +120,8 @@ def axis_of(metric: Metric, lines: Sequence[Line]) -> Axis:
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
     margin = 0.05 * (high - low) or 0.5
     ideal = metric.chance if metric.ideal is None else metric.ideal
-    return Axis(
-        low=low - margin, high=high + margin, reference=ideal if ideal is not None and low <= ideal <= high else None
-    )
+    reference = ideal if ideal is not None and low <= ideal <= high else None
+    return Axis(low=max(metric.low, low - margin), high=high + margin, reference=reference)
 
 
 def around_zero(lines: Sequence[Line]) -> Axis:

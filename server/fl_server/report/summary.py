@@ -56,9 +56,11 @@ def digest(results: Results, task: str) -> Digest:
 
 
 def summary_of(results: Results, task: str, *, role: Role, model: str) -> Summary | None:
-    """The random-effects summary of a task's headline over the sites of a role."""
+    """The random-effects summary of a task's headline over the sites of a role; None where only one told anything."""
     wanted = {**view.headline_of(results, task), "role": role, "model": model}
-    return next((summary for summary in results.summaries if view.is_of(summary, wanted)), None)
+    return next(
+        (summary for summary in results.summaries if view.is_of(summary, wanted) and len(summary.sites) > 1), None
+    )
 
 
 def _worst(rows: list[EvaluationRow], external: Summary | None) -> EvaluationRow | None:

@@ -66,7 +66,7 @@ def test_every_number_of_every_outcome_can_be_heard(timed, read, tmp_path):
     ]
     assert [re.search(r"risk of (.*?), by day", words)[1] for words in told] == [
         "recovery", "ef_decline", "cause, cardiac", "cause, other"]  # fmt: skip
-    for curve in timed.curves:
+    for curve in (curve for curve in timed.curves if curve.kind == "bands"):
         named = f"{curve.task}, {curve.label}" if curve.task == "cause" else curve.task
         (words,) = [words for words in told if f"risk of {named}, by day" in words]
         said = words[words.index(f"{curve.site}: ") :].partition(f"by day {curve.day:g} ")[2].partition(" by day ")[0]

@@ -31,7 +31,7 @@ def _judged(task: str, site: str, role: str, n: int) -> list[EvaluationRow]:
         "ef": (4000 * risk, 4000 * risk + rng.normal(0, 800, (n, 1))),
         "mace": (risk, days),
         "cause": (risk[:, :, None], days),
-        "heart": (np.stack([voxels + 10, voxels - 5], axis=-1), voxels),
+        "heart": (np.stack([voxels + 10, voxels - 5, voxels / 10, np.ones_like(voxels)], axis=-1), voxels),
     }[task]
     rows: list[EvaluationRow] = []
     for modalities in ("all", "headline", "ecg") if task != "heart" else ("all",):
