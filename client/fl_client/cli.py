@@ -1,7 +1,7 @@
 """``fl-client``: everything that a hospital does.
 
 Exit codes: 0 ok, 2 usage, 10 study file, 11 site file or machine, 12 data rejected, 13 study does not fit or is
-not approved, 14 already running, 15 no sandbox, 16 privacy ledger, 1 anything else.
+not approved, 14 already running, 15 no sandbox, 16 privacy ledger, 19 a model bundle does not verify, 1 anything else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """``fl-server``: everything that a coordinating centre does.
 
 Exit codes: 0 ok, 2 usage, 10 study file, 13 sites refuse the study, 14 already running, 17 a round missed its quorum,
-18 coordinator or sites not reachable, 19 a committed round does not verify, 1 anything else.
+18 coordinator or sites not reachable, 19 a committed round or a bundle does not verify, 20 a threshold is missed,
+1 anything else.
 """
 
 from __future__ import annotations
@@ -33,10 +34,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(privacy_command.app, name="privacy")
-app.command(name="design")(designs.design_command)
-app.command()(promote)
-app.command()(evaluate)
-app.command()(compare)
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 HomeOption = Annotated[Path, typer.Option("--home", help="Coordinator's folder: certificates, database, logs.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
@@ -195,6 +192,12 @@ def report(
         )
     write_report(results, folder / "report.html")
     _show(results, folder, fmt)
+
+
+app.command(name="design")(designs.design_command)
+app.command()(compare)
+app.command()(promote)
+app.command()(evaluate)
 
 
 @app.command()
