@@ -122,9 +122,15 @@ def _statistics(part: Described, study: Study) -> frozenset[str]:
     return frozenset(({"share"} if category in labels else set()) | ({"missing"} if not category else set()))
 
 
+def tells_flow(study: Study, site: str) -> bool:
+    """Whether a site tells its flow: that counts training patients too, whom a privacy budget must cover."""
+    trains = site in study.train_sites and study.privacy.mode != "none"
+    return study.evaluation.described and not trains
+
+
 def flow_asked(part: Flow, study: Study) -> bool:
-    """Whether the study asks for the flow, and this is a stage of it."""
-    if not study.evaluation.described:
+    """Whether the study asks this site for the flow, and this is a stage of it."""
+    if not tells_flow(study, part.site):
         return False
     aside = SET_ASIDE.fullmatch(part.stage)
     return part.stage in STAGES or (aside is not None and (aside[1] is None or aside[1] in study.modalities))

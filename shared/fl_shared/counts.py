@@ -170,7 +170,8 @@ def leaving(study: Study, role: str) -> tuple[str, ...]:
     compared = study.judged is not None and study.judged.against is not None
     differences = ("differences of two models' metrics",) if compared else ()
     subgroups = f"metrics of groups by {', '.join(plan.subgroups)} (10 patients or more)" if plan.subgroups else ""
-    table = "Table 1 and the flow of the judged patients (aggregates)" if plan.described else ""
+    flow = "" if role == "train" and study.privacy.mode != "none" else " and the flow"
+    table = f"Table 1{flow} of the judged patients (aggregates)" if plan.described else ""
     more = filter(None, (subgroups, table))
     return (*found, noised or "metrics and curves (aggregates)", *differences, *more)
 

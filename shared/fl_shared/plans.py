@@ -254,7 +254,7 @@ class EvaluationPlan(Section):
         default=(), description="'age', categorical concepts ('sex'), names of [subgroups] in site files"
     )
     age_edges: tuple[Years, ...] = Field(default=(65,), description="of the subgroups by age: completed years, rising")
-    described: bool = Field(default=False, description="tell Table 1 and how the judged patients came about")
+    described: bool = Field(default=False, description="tell Table 1 of the judged patients and how they came about")
 
     @model_validator(mode="after")
     def _parts_can_be_told(self) -> Self:

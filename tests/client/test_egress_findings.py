@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fl_client.egress import Egress, EgressRefusedError
+from fl_shared.asked import tells_flow
 from fl_shared.results import Contribution, Curve, Described, Difference, EvaluationRow, Findings, Flow
 from fl_shared.study import Study, load_study
 from fl_shared.wire import Code
@@ -59,7 +60,7 @@ def gate(make_site: Any) -> Egress:
 
 @pytest.fixture
 def study(write_study: Callable[..., Any]) -> Study:
-    return load_study(write_study(extra=ASKED))
+    return load_study(write_study(mode="none", extra=ASKED))
 
 
 def row(**changes: Any) -> EvaluationRow:
@@ -101,6 +102,17 @@ def flow(stage: str, samples: int | None, patients: int | None = None, site: str
 def curve(**changes: Any) -> Curve:
     body = {k: HERE[k] for k in ("site", "task", "label", "model")} | {"modalities": "all", "kind": "roc"}
     return Curve.model_validate(body | {"x": (0.0, 1.0), "y": (0.0, 1.0)} | changes)
+
+
+def test_under_privacy_no_flow_tells_of_training_patients(
+    gate: Egress, study: Study, write_study: Callable[..., Any]
+) -> None:
+    private = load_study(write_study(extra=ASKED))
+    assert private.privacy.mode == "patient" and private.sites["drum_tower"].role == "train"
+    for stage in FLOW:
+        stays(gate, private, evaluation=[row(), whole()], flow=[stage])
+    assert tells_flow(study, "drum_tower") and not tells_flow(private, "drum_tower")
+    assert tells_flow(load_study(write_study(role="external", extra=ASKED)), "drum_tower")
 
 
 def leaves(gate: Egress, study: Study, **parts: Any) -> None:

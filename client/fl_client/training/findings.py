@@ -10,6 +10,7 @@ from fl_client.training.flow import flow
 from fl_client.training.hidden import hidden_inputs
 from fl_client.training.judge import RECALIBRATED, Judge, Told, predict, segment
 from fl_client.training.subgroups import subgroup_rows
+from fl_shared.asked import tells_flow
 from fl_shared.counts import primary, subsets
 from fl_shared.models.interface import Batch
 from fl_shared.models.model import MultimodalModel
@@ -84,5 +85,6 @@ def _with_cohort(judge: Judge, findings: Findings) -> Findings:
         return findings
     study, cohort, rows = judge.study, judge.cohort, judge.rows()
     table = described(cohort, rows, study=study, site=judge.site)
-    steps = flow(cohort, rows, study=study, evaluation=findings.evaluation)
+    told = tells_flow(study, judge.site.name)
+    steps = flow(cohort, rows, study=study, evaluation=findings.evaluation) if told else ()
     return findings.model_copy(update={"described": tuple(table), "flow": tuple(steps)})
