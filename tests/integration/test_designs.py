@@ -66,20 +66,23 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.integration
 def test_simulate_leaves_every_site_out(written: Path) -> None:
-    """The command; a second call finds all studies finished, and tells the same."""
-    words = ("simulate", "tiny.toml", "--design", "loso", "--sites-dir", "sites", "--runs", "runs", "--format", "json")
+    """The command, for two sites; a second call finds all studies finished, and tells the same."""
+    body = opened(load_study(written / "tiny.toml").model_dump(mode="json", by_alias=True, exclude_none=True))
+    del body["sites"]["gamma"]
+    write_model(written / "pair.toml", Study.model_validate(body | {"name": "pair"}), header="test")
+    words = ("simulate", "pair.toml", "--design", "loso", "--sites-dir", "sites", "--runs", "runs", "--format", "json")
     command = [sys.executable, "-m", "fl_server.cli", *words]
     done = subprocess.run(command, cwd=written, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
-    assert [study["state"] for study in result["studies"]] == ["finished"] * 3 and result["simulated"]
+    assert [study["state"] for study in result["studies"]] == ["finished"] * 2 and result["simulated"]
     outside = {row["site"] for row in result["measures"] if row["site"] == row["arm"]}
-    assert outside == set(SITES)
+    assert outside == {"alpha", "beta"}
     assert all(row["role"] == ("external" if row["site"] == row["arm"] else "train") for row in result["measures"])
-    page = (written / "runs" / "tiny_loso" / "report.html").read_text(encoding="utf-8")
-    assert "Leave one site out: tiny" in page and "SYNTHETIC DATA" in page
+    page = (written / "runs" / "pair_loso" / "report.html").read_text(encoding="utf-8")
+    assert "Leave one site out: pair" in page and "SYNTHETIC DATA" in page
     again = subprocess.run(command, cwd=written, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0 and again.stderr.count("has finished before") == 3
+    assert again.returncode == 0 and again.stderr.count("has finished before") == 2
     assert json.loads(again.stdout) == result
 
 
