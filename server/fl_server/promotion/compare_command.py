@@ -40,15 +40,19 @@ def _show(found: Comparison, console: Console, *, every: bool) -> None:
     from fl_shared.metrics.table import METRICS
 
     title = f"{found.first} less {found.second}"
+    notes: dict[str, int] = {}
     table = Table("site", "what", "inputs", "difference (95 % interval)", "better", "", title=title)
     for part in _chosen([*found.summaries, *found.sites], every=every):
         site = part.site or f"all {part.role} ({len(part.sites)})"
         what = f"{METRICS[part.metric].title} of {part.task} {part.label}".rstrip()
         value = f"{part.value:+.4g} ({part.ci_low:+.4g} to {part.ci_high:+.4g})"
         better = {"first": found.first, "second": found.second, "": ""}[part.better]
-        how = "paired" + (f", p {part.p:g}" if part.p is not None else "") if part.paired else part.note
+        how = "paired" + (f", p {part.p:g}" if part.p is not None else "") if part.paired else ""
+        how = how or (f"note {notes.setdefault(part.note, len(notes) + 1)}" if part.note else "")
         table.add_row(site, escape(what), escape(part.modalities), value, better, how)
     console.print(table)
+    for note, number in notes.items():
+        console.print(f"note {number}: {note}", highlight=False)
     if not found.sites:
         console.print("no site tells both: nothing can be compared")
     console.print(f"hashes: {found.hashes[0]}\n        {found.hashes[1]}", highlight=False)
