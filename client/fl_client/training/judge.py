@@ -13,8 +13,8 @@ from torch import Tensor
 from fl_client.data.cohort import Cohort
 from fl_shared.counts import risky_tasks
 from fl_shared.metrics.evaluate import evaluate_predictions
-from fl_shared.metrics.part import Part, Rows
-from fl_shared.metrics.parts import parts_of, predicted_shape
+from fl_shared.metrics.part import Part
+from fl_shared.metrics.parts import judged_parts, predicted_shape
 from fl_shared.metrics.segmentation import distances
 from fl_shared.models.interface import Batch, take
 from fl_shared.models.model import TASKS, MultimodalModel
@@ -90,18 +90,15 @@ class Judge:
 
     def parts(self, task: str, said: Told) -> list[Part]:
         """The labels of a task in these rows, with what may be said of each."""
-        names, patient = np.unique(self.cohort.patient[said.rows], return_inverse=True)
-        return parts_of(
+        parts, _, _ = judged_parts(
             self.study.tasks[task],
-            Rows(
-                predictions=said.predictions[task].astype(np.float64),
-                targets=said.targets[task].astype(np.float64),
-                mask=said.mask[task],
-                patients=patient,
-                cohort=len(names),
-                min_patients=self.fewest,
-            ),
+            predictions=said.predictions[task],
+            targets=said.targets[task],
+            mask=said.mask[task],
+            patients=self.cohort.patient[said.rows],
+            min_patients=self.fewest,
         )
+        return parts
 
     @property
     def fewest(self) -> int:

@@ -78,7 +78,7 @@ def _differences(judge: Judge, one: Said, two: Said, *, name: str) -> Iterator[D
             patients=cohort.patient[told.rows],
             bootstrap=study.evaluation.bootstrap,
             seed=study.seed,
-            min_patients=max(study.evaluation.min_patients, site.privacy.min_patients),
+            min_patients=judge.fewest,
         )
 
 

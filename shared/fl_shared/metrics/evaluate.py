@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fl_shared.metrics import bootstrap as resampling
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
 from fl_shared.metrics.discrimination import PR_GRID, ROC_GRID, pr_curve, roc_curve
-from fl_shared.metrics.part import Part, Rows
-from fl_shared.metrics.parts import parts_of, predicted_shape
+from fl_shared.metrics.part import Part
+from fl_shared.metrics.parts import judged_parts
 from fl_shared.metrics.risk_groups import RiskGroups
 from fl_shared.metrics.table import METRICS, MetricName
 from fl_shared.results import Curve, EvaluationRow
@@ -51,8 +51,8 @@ def evaluate_predictions(
         plan: its type, labels and times.
         modalities: which inputs the model was given: ``all``, ``headline`` or names joined by ``+``.
         model: what was judged, as shown in the report.
-        predictions: (N, …) as `predicted_shape` says.
-        targets: (N, C), C as `TaskPlan.names`; of a segmentation as `predicted_shape` says.
+        predictions: (N, …) as `fl_shared.metrics.parts.predicted_shape` says.
+        targets: (N, C), C as `TaskPlan.names`; of a segmentation as `fl_shared.metrics.parts.predicted_shape` says.
         mask: (N, C) true where the target is known.
         patients: (N,) patient of each sample, as arbitrary integers.
         bootstrap: number of resamples for the 95 % intervals.
@@ -66,25 +66,10 @@ def evaluate_predictions(
     Raises:
         ValueError: the shapes do not fit.
     """
-    columns = len(plan.labels if plan.type == "segmentation" else plan.names)
-    shapes = (len(patients), *predicted_shape(plan)), (len(patients), columns)
-    if predictions.shape != shapes[0] or not targets.shape == mask.shape == shapes[1]:
-        raise ValueError(
-            f"predictions {predictions.shape}, targets {targets.shape}, mask {mask.shape}: expected {shapes}"
-        )
-    names, patient = np.unique(patients, return_inverse=True)
-    parts = parts_of(
-        plan,
-        Rows(
-            predictions=predictions.astype(np.float64),
-            targets=targets.astype(np.float64),
-            mask=mask,
-            patients=patient,
-            cohort=len(names),
-            min_patients=min_patients,
-        ),
+    parts, patient, cohort = judged_parts(
+        plan, predictions=predictions, targets=targets, mask=mask, patients=patients, min_patients=min_patients
     )
-    found = _measured(parts, cohort=len(names), resamples=bootstrap, seed=seed)
+    found = _measured(parts, cohort=cohort, resamples=bootstrap, seed=seed)
     numbers = [_numbers(part, metric, found) for part in parts for metric in part.metrics]
     if len(plan.labels) > 1:
         head = [part for part in parts if part.cell.label in plan.headline or not plan.headline]

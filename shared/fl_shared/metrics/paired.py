@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from fl_shared.metrics import bootstrap as resampling
 from fl_shared.metrics.delong import delong
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, UNDEFINED, Cell
-from fl_shared.metrics.part import Part, Rows
-from fl_shared.metrics.parts import parts_of, predicted_shape
+from fl_shared.metrics.part import Part
+from fl_shared.metrics.parts import judged_parts
 from fl_shared.metrics.table import METRICS, MetricName
 from fl_shared.results import Difference
 from fl_shared.study import TaskPlan
@@ -54,30 +54,12 @@ def paired_differences(
     Raises:
         ValueError: the shapes do not fit.
     """
-    columns = len(plan.labels if plan.type == "segmentation" else plan.names)
-    shapes = (len(patients), *predicted_shape(plan)), (len(patients), columns)
-    if not predictions.shape == predictions_against.shape == shapes[0] or not targets.shape == mask.shape == shapes[1]:
-        raise ValueError(
-            f"predictions {predictions.shape} and {predictions_against.shape}, targets {targets.shape}, "
-            f"mask {mask.shape}: expected {shapes}"
-        )
-    names, patient = np.unique(patients, return_inverse=True)
-    first, second = (
-        parts_of(
-            plan,
-            Rows(
-                predictions=each.astype(np.float64),
-                targets=targets.astype(np.float64),
-                mask=mask,
-                patients=patient,
-                cohort=len(names),
-                min_patients=min_patients,
-            ),
-        )
+    (first, patient, cohort), (second, _, _) = (
+        judged_parts(plan, predictions=each, targets=targets, mask=mask, patients=patients, min_patients=min_patients)
         for each in (predictions, predictions_against)
     )
     pairs = [_Pair(one=one, other=other) for one, other in zip(first, second, strict=True)]
-    found = _measured(pairs, cohort=len(names), resamples=bootstrap, seed=seed)
+    found = _measured(pairs, cohort=cohort, resamples=bootstrap, seed=seed)
     numbers = [_numbers(pair, metric, found) for pair in pairs for metric in pair.one.metrics]
     if len(plan.labels) > 1:
         head = [pair for pair in pairs if pair.label in plan.headline or not plan.headline]

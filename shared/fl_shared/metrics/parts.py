@@ -40,6 +40,40 @@ def parts_of(plan: TaskPlan, rows: Rows) -> list[Part]:
     return _PARTS[plan.type](plan, rows)
 
 
+def judged_parts(
+    plan: TaskPlan,
+    *,
+    predictions: NDArray[np.floating],
+    targets: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    patients: NDArray[np.integer],
+    min_patients: int,
+) -> tuple[list[Part], NDArray[np.int64], int]:
+    """The labels of a task in N samples of arbitrary patients; the patient of each sample from 0 on; their number.
+
+    Arguments as of `fl_shared.metrics.evaluate.evaluate_predictions`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    columns = len(plan.labels if plan.type == "segmentation" else plan.names)
+    shapes = (len(patients), *predicted_shape(plan)), (len(patients), columns)
+    if predictions.shape != shapes[0] or not targets.shape == mask.shape == shapes[1]:
+        raise ValueError(
+            f"predictions {predictions.shape}, targets {targets.shape}, mask {mask.shape}: expected {shapes}"
+        )
+    names, patient = np.unique(patients, return_inverse=True)
+    rows = Rows(
+        predictions=predictions.astype(np.float64),
+        targets=targets.astype(np.float64),
+        mask=mask,
+        patients=patient,
+        cohort=len(names),
+        min_patients=min_patients,
+    )
+    return parts_of(plan, rows), patient, len(names)
+
+
 def _labels(plan: TaskPlan, rows: Rows) -> list[Part]:
     columns = zip(plan.told, rows.predictions.T, rows.targets.T, rows.mask.T, strict=True)
     return [_risks(rows, label, p, y, known) for label, p, y, known in columns]
