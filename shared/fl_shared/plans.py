@@ -94,7 +94,11 @@ class ModelPlan(Section):
     missing: Literal["learned", "zeros"] = Field(
         default="learned", description="what a fusion without native handling gets for an absent modality"
     )
-    guide: Name | None = Field(default=None, description="co_attention: who asks; the first by name when absent")
+    guide: Name | None = Field(
+        default=None,
+        description="co_attention: who asks; drfuse: the anchor; daft, hyperfusion: whom the others condition. "
+        "Of its kinds the first by name when absent",
+    )
     shares: dict[Name, float] = Field(default={}, description="fixed_weights: modality -> its share")
     levels: dict[Name, int] = Field(default={}, description="lemof: modality -> level (0 to 2), where it is not chosen")
     lora_rank: int = Field(default=8, ge=1, le=256, description="training.encoders = 'adapters'")

@@ -64,8 +64,7 @@ class Case:
     @classmethod
     def of(cls, model: MultimodalModel, study: Study, batch: Batch) -> Case:
         """The case of a batch of one row. The model is `ready`."""
-        kept = {name: model.features(name, batch) for name in batch.present}
-        return cls(model=model, study=study, batch=replace(batch, features=kept))
+        return cls(model=model, study=study, batch=model.with_features(batch))
 
     @property
     def present(self) -> tuple[str, ...]:

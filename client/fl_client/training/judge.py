@@ -130,7 +130,7 @@ def predict(
     for start in range(0, len(rows), ROWS):
         here = rows[start : start + ROWS]
         part = take(inputs, here)
-        part = replace(part, inputs={}, features={name: model.features(name, part) for name in part.present})
+        part = model.with_features(part)
         for name, view in views.items():
             shown = {m: there[here] for m, there in view.items()}
             kept = torch.stack([*shown.values()]).any(0).nonzero()[:, 0]

@@ -144,8 +144,8 @@ class State:
 class StagedEncoder(nn.Module, ABC):
     """An encoder that can be driven stage by stage, so that a fusion may act inside it (MMTM, DAFT, HyperFusion).
 
-    ``forward`` is stem -> all stages -> finish; the three levels are stages. `cond` carries per-sample generated
-    weights. ``decoder`` names what turns its levels' maps into a segmentation (cine).
+    ``forward`` is stem -> all stages -> finish; the last three stages are the levels. ``decoder`` names what turns its
+    levels' maps into a segmentation (cine).
     """
 
     decoder: ClassVar[str] = "pyramid"
@@ -157,7 +157,7 @@ class StagedEncoder(nn.Module, ABC):
         """Inputs of one modality -> first state."""
 
     @abstractmethod
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """Run stage ``index`` and append its `Level` to the state."""
 
     @abstractmethod
@@ -210,6 +210,17 @@ class Fusion(nn.Module, ABC):
     @abstractmethod
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
         """Encoder outputs and presence (B,) -> fused vector."""
+
+    def encode(
+        self,
+        encoders: Mapping[str, StagedEncoder],
+        inputs: Mapping[str, Mapping[str, Tensor]],
+        present: Mapping[str, Tensor],
+    ) -> dict[str, EncoderOutput]:
+        """Run the encoders, exchanging between their stages: of a fusion that needs ``stages``. Inputs of absent rows
+        are 0; what is given for them must not hang on the others' rows, and must not reach another modality.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not act inside encoders")
 
     def choose(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> None:
         """Fill the buffers that a phase with objective 'choose' trains, from these rows. Most have none."""

@@ -72,16 +72,24 @@ class MultimodalModel(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(self._study.trains(name, round))
 
+    @property
+    def staged(self) -> bool:
+        """Whether the fusion acts inside the encoders: what one gives hangs on the others, so that none can be kept."""
+        return "stages" in self.fusion.needs and self.objective not in (SEGMENTATION, UNIMODAL, MASKED)
+
     def constant_encoders(self) -> tuple[str, ...]:
         """Modalities whose encoder nothing changes at present: their features need be computed once only."""
-        return tuple(m for m, e in self.encoders.items() if not any(p.requires_grad for p in e.parameters()))
+        return () if self.staged else self._frozen()
 
     def train(self, mode: bool = True) -> Self:
         """Constant encoders stay in evaluation mode."""
         super().train(mode)
-        for name in self.constant_encoders():
+        for name in self._frozen():
             self.encoders[name].eval()
         return self
+
+    def _frozen(self) -> tuple[str, ...]:
+        return tuple(m for m, e in self.encoders.items() if not any(p.requires_grad for p in e.parameters()))
 
     def forward(self, batch: Batch) -> Outputs:
         """Logits of every task, and what the objective needs.
@@ -97,7 +105,7 @@ class MultimodalModel(nn.Module):
         if self.objective == MASKED:
             return Outputs(logits={}, losses=self._masked(batch))
         present = self._present(batch)
-        encoded = {name: self.encode(name, batch) for name in self.encoders}
+        encoded = self._encoded(batch, present)
         outputs = {name: self._adapt(name, output, present[name]) for name, output in encoded.items()}
         if self.objective == UNIMODAL:
             return Outputs(logits={}, auxiliary=self._unimodal(outputs, present))
@@ -116,15 +124,34 @@ class MultimodalModel(nn.Module):
         """What the encoder of a modality makes of the rows; absent rows' inputs are read as 0."""
         if name in batch.features:
             return batch.features[name]
-        there = batch.present[name]
-        output: EncoderOutput = self.encoders[name]({k: _where(there, v) for k, v in batch.inputs[name].items()})
+        output: EncoderOutput = self.encoders[name](self._read(name, batch, batch.present[name]))
         return output
+
+    def _read(self, name: str, batch: Batch, there: Tensor) -> dict[str, Tensor]:
+        return {key: _where(there, x) for key, x in batch.inputs[name].items()}
+
+    def _encoded(self, batch: Batch, present: Mapping[str, Tensor]) -> Mapping[str, EncoderOutput]:
+        """Of every modality; a fusion inside the encoders must not see what modality dropout hides."""
+        if not self.staged:
+            return {name: self.encode(name, batch) for name in self.encoders}
+        encoders = {name: cast(StagedEncoder, encoder) for name, encoder in self.encoders.items()}
+        return self.fusion.encode(
+            encoders, {name: self._read(name, batch, present[name]) for name in encoders}, present
+        )
 
     @torch.no_grad()
     def features(self, name: str, batch: Batch) -> EncoderOutput:
         """As `encode`, in evaluation mode, without what the fusion does not need: for `Batch.features`."""
         self.encoders[name].eval()
         return self.fusion.kept(self.encode(name, batch), batch.present[name])
+
+    def with_features(self, batch: Batch) -> Batch:
+        """The rows with what every encoder gives of them, so that many sets of modalities cost one run; as they are
+        where the fusion acts inside the encoders.
+        """
+        if self.staged:
+            return batch
+        return replace(batch, features={name: self.features(name, batch) for name in self.encoders})
 
     def segment(self, batch: Batch) -> dict[str, Tensor]:
         """Logits (B, frames, slices, classes, size, size) of every segmentation.

@@ -68,7 +68,7 @@ class CineCnn(StagedEncoder):
         video = torch.where(there[..., None, None], inputs["video"], 0).to(self.conv.weight.dtype)
         return State(map=self.conv(video.transpose(1, 2)), mask=mask)
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """One residual block."""
         h: Tensor = self.stages[index](state.map)
         there = state.valid[:, :, None, None].expand(-1, -1, *h.shape[3:])

@@ -106,7 +106,7 @@ class DaeFormer(StagedEncoder):
         padded = F.pad(images, border)[:, None].expand(-1, COLOURS, -1, -1, -1)
         return State(map=padded, mask=F.pad(mask, border))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """Patches and dual blocks. A cell is valid where its first pixel is: padding is below and to the right."""
         h: Tensor = self.stages[index](state.map.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         step = STRIDES[index]

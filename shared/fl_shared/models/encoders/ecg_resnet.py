@@ -49,7 +49,7 @@ class EcgResNet(StagedEncoder):
         signal = torch.where(inputs["lead_mask"][:, :, None], inputs["signal"], 0.0)
         return State(map=self.conv(GAIN * (signal - signal.mean(-1, keepdim=True))))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """One residual block."""
         return state.after(self.stages[index](state.map))
 

@@ -63,7 +63,7 @@ class EhrMlp(StagedEncoder):
         tokens = self.tokens(parts.reshape(batch, 3 * fields, 1))
         return State(map=tokens.reshape(batch, fields, self.width).transpose(1, 2))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """One mixer block."""
         return state.after(self.stages[index](state.map.transpose(1, 2)).transpose(1, 2))
 

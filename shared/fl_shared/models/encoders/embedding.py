@@ -38,7 +38,7 @@ class Embedding(StagedEncoder):
         mask = inputs["mask"]
         return State(map=torch.where(mask[:, :, None], inputs["vectors"], 0).transpose(1, 2), mask=mask)
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """The map as it is."""
         return state.after(state.map, state.mask)
 

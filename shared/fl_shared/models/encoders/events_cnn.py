@@ -43,7 +43,7 @@ class EventsCnn(StagedEncoder):
         """Values carried forward, and what was observed."""
         return State(map=self.conv(carried_and_observed(inputs)))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """One residual block, half as many steps."""
         return state.after(self.stages[index](state.map))
 

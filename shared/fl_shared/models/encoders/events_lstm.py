@@ -39,7 +39,7 @@ class EventsLstm(StagedEncoder):
         """Values carried forward, and what was observed."""
         return State(map=carried_and_observed(inputs))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """The inputs as they are (stage 0), then a layer each."""
         if index == 0:
             return state.after(state.map)

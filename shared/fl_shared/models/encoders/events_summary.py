@@ -60,7 +60,7 @@ class EventsSummary(StagedEncoder):
         found = self.dropout1(summaries(inputs["values"], inputs["observed"]))
         return State(map=spread(found))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """The summaries as they are (stage 0), hidden units and linear part, their sum."""
         h = state.map
         if index == 1:

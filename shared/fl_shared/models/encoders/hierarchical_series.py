@@ -89,7 +89,7 @@ class HierarchicalSeries(StagedEncoder):
         seen = fresh.cummax(2).values
         return State(map=torch.cat([f(values, fresh, seen) for f in self.attention], dim=1), mask=seen.any(1))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """Micro: steps to segments; macro: segments, at last half as many."""
         h, mask = state.map, state.valid
         if index == 0:

@@ -68,7 +68,7 @@ class Medm2tEcg(StagedEncoder):
         signal = torch.where(inputs["lead_mask"][:, :, None], inputs["signal"], 0.0)
         return State(map=self.conv(GAIN * (signal - signal.mean(-1, keepdim=True))))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """One or two residual blocks."""
         h = state.map[:, :, None]
         for block in STAGES[index]:

@@ -117,7 +117,7 @@ class ResNet(StagedEncoder):
         h = F.relu(self.entry(grey.expand(-1, COLOURS, -1, -1)))
         return State(map=F.max_pool2d(h, 3, stride=2, padding=1) if self._pool else h)
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """Its residual blocks."""
         return state.after(self.stages[index](state.map))
 

@@ -102,7 +102,7 @@ class SparseSeries(StagedEncoder):
         """The windows' vectors (B, E, W)."""
         return State(map=self.norm(self.windows(inputs["values"], inputs["observed"])).transpose(1, 2))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """A layer of the BiLSTM; at last the MLP."""
         return state.after(self.stages[index](state.map.transpose(1, 2)).transpose(1, 2))
 

@@ -45,7 +45,7 @@ class TableMlp(StagedEncoder):
         pairs = torch.stack([values, observed.to(values.dtype)], dim=2)
         return State(map=spread(pairs))
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """The inputs as they are (stage 0), the hidden layer, the result."""
         h = state.map
         if index == 1:

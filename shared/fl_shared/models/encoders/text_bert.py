@@ -63,7 +63,7 @@ class TextBert(StagedEncoder):
         h = self.bert.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids), position_ids=positions)
         return State(map=h.transpose(1, 2), mask=mask)
 
-    def run_stage(self, index: int, state: State, cond: Tensor | None = None) -> State:
+    def run_stage(self, index: int, state: State) -> State:
         """A third of the layers; a network of two has the embeddings as its lowest level."""
         h, mask = state.map.transpose(1, 2).contiguous(), state.valid
         windows = mask.reshape(len(mask), -1, min(self.window, mask.shape[1]))

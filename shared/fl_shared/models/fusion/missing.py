@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec, Level
+from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec, Level, StagedEncoder
 from fl_shared.models.tokens import learned_tokens
 
 
@@ -45,6 +45,15 @@ class MissingAdapter(Fusion):
         """As the fusion's own."""
         found: FusionOutput = self.fusion(self._filled(outputs, present), present)
         return found
+
+    def encode(
+        self,
+        encoders: Mapping[str, StagedEncoder],
+        inputs: Mapping[str, Mapping[str, Tensor]],
+        present: Mapping[str, Tensor],
+    ) -> dict[str, EncoderOutput]:
+        """As the fusion's own."""
+        return self.fusion.encode(encoders, inputs, present)
 
     def choose(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> None:
         """As the fusion's own."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fl_shared.models.systems.attention import ATTENTION
+from fl_shared.models.systems.baselines import BASELINES
 from fl_shared.models.systems.lemof import LEMOF
 from fl_shared.models.systems.m_prtm import M_PRTM
 from fl_shared.models.systems.medfuse import MEDFUSE
@@ -14,7 +15,7 @@ from fl_shared.models.systems.system import Outline, Phase, System
 from fl_shared.models.systems.tte_alignment import TTE_ALIGNMENT
 
 SYSTEMS: Mapping[str, System] = {
-    system.name: system for system in (ATTENTION, M_PRTM, MEDM2T, TTE_ALIGNMENT, MEDFUSE, LEMOF)
+    system.name: system for system in (ATTENTION, M_PRTM, MEDM2T, TTE_ALIGNMENT, MEDFUSE, LEMOF, BASELINES)
 }
 MOST_ROUNDS = 10_000  # of a study; more is left for validation to refuse
 USUAL_ENCODERS: Mapping[str, str] = {
