@@ -16,6 +16,7 @@ from fl_client.egress_refused import EgressRefusedError
 from fl_client.privacy.small_cells import tells_small
 from fl_client.withdrawn import is_withdrawn, releasing
 from fl_shared.audit import AuditLog
+from fl_shared.learning import LEARNED, is_light
 from fl_shared.metrics.disclosure import MIN_CELL
 from fl_shared.results import Findings
 from fl_shared.site import Site
@@ -108,6 +109,26 @@ class Egress:
         size = self.check_findings(found, study=study, min_patients=min_patients)
         self._record("evaluate", study=study, round=round, size=size, sha256=findings_digest(found))
         return found
+
+    def release_learned(self, found: Findings, *, study: Study, round: int, min_patients: int) -> Findings:
+        """Let a point of the learning curves out, as `check_learned` allows.
+
+        Raises:
+            EgressRefusedError: nothing left; `Code.TOO_FEW` for a small cohort.
+        """
+        size = self.check_learned(found, study=study, round=round, min_patients=min_patients)
+        self._record(LEARNED, study=study, round=round, size=size, sha256=findings_digest(found))
+        return found
+
+    def check_learned(self, found: Findings, *, study: Study, round: int, min_patients: int) -> int:
+        """As `check_findings`, and only the light form that a round of the study is judged in, at a training site.
+
+        Raises:
+            EgressRefusedError: they may not leave; `Code.TOO_FEW` for a small cohort.
+        """
+        if self._site.name not in study.train_sites or not is_light(found, study, round=round):
+            raise EgressRefusedError(f"not what the learning curves of the study show after round {round}")
+        return self.check_findings(found, study=study, min_patients=min_patients)
 
     def check_findings(self, found: Findings, *, study: Study, min_patients: int) -> int:
         """Whether results may leave: of this site, of the study's tasks, of no cohort below ``min_patients``, each

@@ -12,10 +12,12 @@ from itertools import pairwise
 
 from fl_client.egress_refused import EgressRefusedError
 from fl_shared import asked
+from fl_shared.counts import primary
 from fl_shared.metrics.disclosure import MIN_CELL
-from fl_shared.results import Described, EvaluationRow, Flow
+from fl_shared.results import Attention, Described, EvaluationRow, Flow
 from fl_shared.site import Site
 from fl_shared.study import TIMED, Study, TaskPlan
+from fl_shared.subgroups import headline_modalities
 from fl_shared.task import CLASSED
 from fl_shared.wire import Code
 
@@ -100,6 +102,27 @@ def _rest(whole: EvaluationRow, parts: Iterable[EvaluationRow]) -> tuple[int, in
     if (events or rest) and not MIN_CELL <= events <= rest - MIN_CELL:
         raise EgressRefusedError(SMALL, Code.TOO_FEW)
     return rest, events
+
+
+def check_attention(parts: Sequence[Attention], rows: Sequence[EvaluationRow], study: Study) -> None:
+    """Parts of a whole: all modalities of the headline's or none, of as many samples as are told besides."""
+    told: dict[str, dict[str, float]] = defaultdict(dict)
+    for part in parts:
+        if not asked.attention_asked(part, study):
+            raise EgressRefusedError("attention that the study does not ask for, or no share")
+        if part.note != ("" if part.value is not None else SUPPRESSED):
+            raise EgressRefusedError("a note that is not in the list")
+        of = [row.n for row in rows if (row.modalities, row.model, row.subgroup) == (primary(study), part.model, "")]
+        if part.n != max((n for n in of if n is not None), default=None) or (part.n is None and part.value is not None):
+            raise EgressRefusedError("attention of other samples than those that are judged", Code.TOO_FEW)
+        if part.value is not None:
+            told[part.model][part.modality] = part.value
+    every = headline_modalities(study.modalities)
+    for values in told.values():
+        if values.keys() != set(every):
+            raise EgressRefusedError("attention to some modalities tells that to the others", Code.TOO_FEW)
+        if abs(sum(values.values()) - 1) > len(every) * 0.5 * 10**-asked.SHARE_DIGITS + 1e-9:
+            raise EgressRefusedError("attention that is no part of a whole")
 
 
 def check_described(parts: Sequence[Described], study: Study, site: Site) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fl_client.egress_cells import check_counts, check_described, check_flow, check_subgroups
+from fl_client.egress_cells import check_attention, check_counts, check_described, check_flow, check_subgroups
 from fl_client.egress_refused import EgressRefusedError
 from fl_shared import asked
+from fl_shared.counts import primary
 from fl_shared.judged import AGAINST
 from fl_shared.metrics.disclosure import MANY_LEFT_OUT, MIN_CELL, UNDEFINED
 from fl_shared.metrics.noised import NOISED_NOTE, WITHHELD, is_noised
 from fl_shared.metrics.table import METRICS
-from fl_shared.results import Contribution, Curve, Difference, EvaluationRow, Findings
+from fl_shared.results import Curve, Difference, EvaluationRow, Findings, Importance
 from fl_shared.site import Site
 from fl_shared.study import Study
 from fl_shared.wire import Code
@@ -59,6 +60,7 @@ def check_parts(found: Findings, *, study: Study, site: Site, min_patients: int)
     _check_curves(found, study)
     for part in asked.compared(found):
         _check_beside(part, found.evaluation, study, min_patients)
+    check_attention(found.attention, found.evaluation, study)
     check_described(found.described, study, site)
     check_flow(found.flow, found.evaluation, study)
 
@@ -77,7 +79,7 @@ def _check_noised(found: Findings, study: Study) -> None:
     epsilon = study.evaluation.epsilon
     if epsilon is None:
         return
-    exact = (found.curves, found.differences, found.contributions, found.described, found.flow)
+    exact = (found.curves, *asked.compared(found), found.attention, found.described, found.flow)
     if any(exact) or any(row.subgroup for row in found.evaluation) or not is_noised(found.evaluation, epsilon=epsilon):
         raise EgressRefusedError("a result without the noise that the study promises")
 
@@ -102,7 +104,7 @@ def _check_group(row: EvaluationRow, site: Site) -> None:
         raise EgressRefusedError("a group that the site does not define")
 
 
-def _check_numbers(part: EvaluationRow | Difference | Contribution, study: Study, min_patients: int) -> None:
+def _check_numbers(part: EvaluationRow | asked.Compared, study: Study, min_patients: int) -> None:
     """Rounded numbers of enough patients, and a note from the list."""
     numbers = [number for number in (part.value, part.ci_low, part.ci_high) if number is not None]
     if not asked.rounded(part.metric, numbers):
@@ -145,14 +147,13 @@ def _check_points(curve: Curve, *, n: int) -> None:
         raise EgressRefusedError(f"a cell below {MIN_CELL} patients by subtraction", Code.TOO_FEW)
 
 
-def _check_beside(
-    part: Difference | Contribution, rows: Sequence[EvaluationRow], study: Study, min_patients: int
-) -> None:
-    """A difference or a contribution stands beside a released value of the same metric and patients."""
+def _check_beside(part: asked.Compared, rows: Sequence[EvaluationRow], study: Study, min_patients: int) -> None:
+    """A difference, or what something adds, stands beside a released value of the same metric and patients."""
     if not asked.comparison_asked(part, study):
         raise EgressRefusedError("a comparison that the study does not ask for, or a number outside its range")
     _check_numbers(part, study, min_patients)
-    modalities = part.modalities if isinstance(part, Difference) else "all"
+    whole = primary(study) if isinstance(part, Importance) else "all"
+    modalities = part.modalities if isinstance(part, Difference) else whole
     models = {part.model, part.against} if isinstance(part, Difference) else {part.model}
     told = any(
         row.value is not None

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fl_shared.results import Findings
 from fl_shared.site import Site
 from fl_shared.wire import digest
 
-KEPT = frozenset({"train", "encoders", "evaluate", "statistics", "recalibrate"})
+KEPT = frozenset({"train", "learning", "encoders", "evaluate", "statistics", "recalibrate"})
 """Releases whose bytes the outbox keeps; keys, shares and masks of secure aggregation are used once, kept nowhere."""
 UPDATES = frozenset({"train", MASKED})
 RESTORE = "Restore the file; until then nobody can say what left."
@@ -179,7 +180,8 @@ def _missing_at_the_end(path: Path, rows: Sequence[Released], answers: Sequence[
 
 def _digests(folder: Path) -> dict[str, str]:
     """File of an outbox -> digest of what it holds; empty for what cannot be read."""
-    found = [*folder.glob("[!.]*.safetensors"), *folder.glob("evaluation-*.json")]
+    told = (folder.glob(name) for name in ("evaluation-*.json", "learning_*.json"))
+    found = [*folder.glob("[!.]*.safetensors"), *chain.from_iterable(told)]
     return {path.name: _digest(path) for path in sorted(found)}
 
 

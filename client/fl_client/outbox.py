@@ -86,6 +86,20 @@ class Outbox:
         """How many models were judged for this study."""
         return len(list(self._path(study, "").glob("evaluation-*.json")))
 
+    def learned(self, study: Study, round: int, model: str) -> Findings | None:
+        """What was told of the model with this digest after a round, if it was judged then."""
+        path = self._path(study, _learned(round, model))
+        return Findings.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    def put_learned(self, study: Study, round: int, model: str, found: Findings) -> None:
+        """Keep that durably."""
+        private_dir(self._path(study, ""))
+        write_private(self._path(study, _learned(round, model)), found.model_dump_json().encode())
+
+    def has_learned(self, study: Study, round: int) -> bool:
+        """Whether a model of this round was judged."""
+        return any(self._path(study, "").glob(_learned(round, "*")))
+
     def _path(self, study: Study, name: str) -> Path:
         return self._folder / study.identity / name
 
@@ -93,6 +107,10 @@ class Outbox:
         private_dir(self._path(study, ""))
         whole = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
         write_private(self._path(study, name), safetensors.numpy.save(whole))
+
+
+def _learned(round: int, model: str) -> str:
+    return f"learning_{round}-{model[:16]}.json"
 
 
 def _load(path: Path) -> Arrays | None:

@@ -20,6 +20,7 @@ from fl_client.training.actors import LocalPool
 from fl_shared import toml
 from fl_shared.bundle import Bundle, origins_of
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.judged import OF_INPUTS
 from fl_shared.models.build import build_model, select
 from fl_shared.site import Site
 from fl_shared.study import Provenance, Study
@@ -78,10 +79,18 @@ def pretraining_study(study: Study, site: str, plan: Pretraining) -> Study:
             "modalities": {name: body["modalities"][name] for name in chosen},
             "model": model | system,
             "training": body["training"]
-            | {"rounds": plan.rounds, "phases": [phase], "encoders": "shared", "local": [], "finetune": 0},
+            | {
+                "rounds": plan.rounds,
+                "phases": [phase],
+                "encoders": "shared",
+                "local": [],
+                "finetune": 0,
+                "unpaired": 1.0,
+            },
             "privacy": body["privacy"] | {"aggregation": "plain", "noise": "local"},
             "rounds": body["rounds"] | {"quorum": 1, "deadline": WEEK},
-            "evaluation": body["evaluation"] | {"epsilon": None, "recalibrate": False, "recalibrate_epsilon": None},
+            "evaluation": {key: value for key, value in body["evaluation"].items() if key not in OF_INPUTS}
+            | {"epsilon": None, "recalibrate": False, "recalibrate_epsilon": None, "every": 0},
             "statistics": None,
         },
         Study,

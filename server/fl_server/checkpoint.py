@@ -1,7 +1,7 @@
 """Committed rounds on disk: each a folder with checksums, chained to the round before it.
 
 ``runs/<study>/``: ``rounds/round_0000`` (the initial model), ``rounds/round_0001`` …, ``final``, ``recalibrated`` (the
-final model with refitted intercepts, in studies that ask for it), ``failures.jsonl``,
+final model with refitted intercepts, in studies that ask for it), ``learning`` (learning curves), ``failures.jsonl``,
 ``events.jsonl``, ``results.json``. A folder holds ``model.safetensors``, ``manifest.json`` and, for strategies that
 have one, ``strategy.safetensors`` (float64). Rounds hold the shared groups; round 0 and ``final`` the whole model.
 """
@@ -203,6 +203,10 @@ class RunDirectory:
             for m, _ in self._chain(last.manifest.study)[: last.manifest.round + 1]
         ]
         return tuple(sorted([*self.failures(), *committed], key=lambda r: (r.round, r.outcome == "committed")))
+
+    def digests(self, *, last: Snapshot) -> tuple[str, ...]:
+        """SHA-256 of the manifest of every committed round up to ``last``, from round 0 on."""
+        return tuple(digest for _, digest in self._chain(last.manifest.study)[: last.manifest.round + 1])
 
     def failures(self) -> tuple[RoundResult, ...]:
         """Rounds that missed their quorum."""

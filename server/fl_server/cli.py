@@ -18,6 +18,8 @@ import typer
 from rich.console import Console
 
 from fl_server import privacy_command
+from fl_server.comparison.command import report_comparison
+from fl_server.comparison.papers.command import paper_command
 from fl_server.designs import command as designs
 from fl_server.designs.command import DesignOption, SeedsOption
 from fl_server.promotion.compare_command import compare
@@ -178,8 +180,8 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run's folder (runs/NAME).", exists=True, file_okay=False)],
     fmt: FormatOption = Format.TEXT,
 ) -> None:
-    """Write report.html anew from results.json (of a design from design.json), and print the headline."""
-    if designs.report_design(folder, fmt=fmt):
+    """Write report.html anew from results.json (design.json, comparison.json), and print the headline."""
+    if designs.report_design(folder, fmt=fmt) or report_comparison(folder, fmt=fmt):
         return
     from fl_server.checkpoint import RunDirectory
     from fl_server.report.page import write_report
@@ -195,9 +197,27 @@ def report(
 
 
 app.command(name="design")(designs.design_command)
+app.command(name="paper")(paper_command)
 app.command()(compare)
 app.command()(promote)
 app.command()(evaluate)
+
+
+@app.command(name="compare-systems")
+def compare_systems(
+    file: Annotated[Path, typer.Argument(help="The comparison's file.", exists=True, dir_okay=False)],
+    sites_dir: Annotated[Path, typer.Option(help="Folder of all sites.")] = Path("sites"),
+    runs: RunsOption = RUNS,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells at a time; as many as cores when absent.")] = None,
+    weights: WeightsOption = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show cells and refusals, and stop.")] = False,
+    fmt: FormatOption = Format.TEXT,
+) -> None:
+    """Train many models of one study on this machine, in every mode and with every seed, and compare them in tables."""
+    from fl_server.comparison.command import compare_systems as compare_all
+
+    directories = _directories(weights)
+    compare_all(file, sites_dir=sites_dir, runs=runs, workers=workers, weights=directories, plan=plan, fmt=fmt)
 
 
 @app.command()

@@ -46,6 +46,7 @@ class Event(Section):
         "unmask",
         "aggregate",
         "commit",
+        "learning",
         "encoders",
         "recalibrate",
         "evaluate",

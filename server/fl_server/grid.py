@@ -18,7 +18,7 @@ from fl_shared.pacing import pause
 from fl_shared.wire import Reply, Request, from_npy, to_npy
 
 SHORTEST, LONGEST = 0.15, 1.0  # seconds between questions to SuperLink; Flower's own Grid waits 3
-TYPES = {"train": "train", "evaluate": "evaluate"}  # everything else is a query
+TYPES = {"train": "train", "learning": "evaluate", "evaluate": "evaluate"}  # everything else is a query
 REASONS = {
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "server-code-refused",
     ErrorCode.CLIENT_APP_RAISED_EXCEPTION: "clientapp-error",

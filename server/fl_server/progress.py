@@ -24,6 +24,7 @@ PHASES = {
     "unmask": "sites open the sum",
     "aggregate": "aggregating",
     "commit": "committing",
+    "learning": "training sites judge the round's model",
     "encoders": "sites release their encoders",
     "recalibrate": "sites count risks for recalibration",
     "evaluate": "sites judge the model",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from fl_server import recalibration, runs, secure, statistics
+from fl_server import learning, recalibration, runs, secure, statistics
 from fl_server.aggregation import aggregate, weighted_mean
 from fl_server.checkpoint import RunDirectory, Snapshot
 from fl_server.collect import Answers, Life, Log, ask, greet, missed
@@ -83,10 +84,14 @@ def _live(life: Life) -> Results:
     )
     greet(life, fresh=last.manifest.round == 0)
     statistics.gather(life)
+    learning.gather(life, last)  # a round that was committed just before a crash
     while last.manifest.round < life.rounds and (committed := _round(life, last)) is not None:
         last = committed
+        learning.gather(life, last)
     final = last if study.judged is not None else _final(life, last)
     judged = recalibration.judge_recalibrated(life, final, _judge_model(life, final))
+    told = learning.curves(study, run, last=last, final=final, judged=judged)
+    judged = replace(judged, notes=(*judged.notes, *told.notes), learning=told.points)
     results = runs.assemble(
         study=study,
         history=run.history(last=last),

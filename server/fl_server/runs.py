@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import accumulate
 
 from fl_server.checkpoint import Snapshot
 from fl_server.synthesis import synthesized
-from fl_shared.results import Findings, PrivacyResult, Results, RoundResult, Shift, SiteResult, SiteRound, StudyResult
+from fl_shared.results import (
+    Findings,
+    LearningPoint,
+    PhaseResult,
+    PrivacyResult,
+    Results,
+    RoundResult,
+    Shift,
+    SiteResult,
+    SiteRound,
+    StudyResult,
+)
 from fl_shared.statistics import Statistics
 from fl_shared.study import JudgedPlan, Study
 from fl_shared.trust import trust
@@ -24,6 +36,7 @@ class Judgement:
     epsilon: Mapping[str, float]
     notes: tuple[str, ...] = ()
     shifts: tuple[Shift, ...] = ()
+    learning: tuple[LearningPoint, ...] = ()
 
 
 def releases_local(study: Study) -> bool:
@@ -91,9 +104,11 @@ def assemble(
             headline={name: task.headline or task.told for name, task in study.tasks.items()},
             modalities=tuple(study.modalities),
             leaky=tuple(name for name, modality in study.modalities.items() if modality.leaky),
+            hidden_of=study.evaluation.hidden_of,
             package=version("consilium"),
             judged=study.judged.study if study.judged is not None else "",
             against=study.judged.against.study if study.judged is not None and study.judged.against is not None else "",
+            phases=tuple(_phases(study)),
         ),
         privacy=PrivacyResult(
             mode=study.privacy.mode,
@@ -115,9 +130,18 @@ def assemble(
         gaps=over_sites.gaps,
         pooled=over_sites.pooled,
         shifts=judged.shifts,
+        learning=judged.learning,
         statistics=statistics,
         notes=tuple(_notes(study, history, last, final, judged)),
     )
+
+
+def _phases(study: Study) -> Iterator[PhaseResult]:
+    """None where nothing is trained."""
+    plans = study.training.phases if study.judged is None else ()
+    lasts = accumulate(plan.rounds for plan in plans)
+    for plan, last in zip(plans, lasts, strict=True):
+        yield PhaseResult(name=plan.name, first=last - plan.rounds + 1, last=last)
 
 
 def _notes(

@@ -26,12 +26,26 @@ def _systems(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = (Column("system", no_wrap=True), _folded("of the paper"), _folded("phases: what each trains"))
     table = Table(*columns, title="Systems", show_lines=True)
     for row in rows:
-        phases = [f"{phase['name']}: {phase['does']}" for phase in row["phases"]]
-        refused = [f"Not private with {fusion}: {why}." for fusion, why in row["not_private"].items()]
         paper = (row["title"], *(", ".join(row[key]) for key in ("modalities", "tasks")))
         fusions = ("fusions:", *row["fusions"], "parameters:", _sizes(row))
-        table.add_row("\n".join((row["name"], "", *fusions)), "\n\n".join(paper), "\n".join([*phases, *refused]))
+        table.add_row("\n".join((row["name"], "", *fusions)), "\n\n".join(paper), "\n".join(_phases(row)))
     return table
+
+
+def _phases(row: Mapping[str, Any]) -> list[str]:
+    """The default fusion's, what other fusions do otherwise, and what has no private form."""
+    told = [_told(phase) for phase in row["phases"]]
+    for fusion, phases in row["other_phases"].items():
+        told += ["", f"with {fusion}: {', '.join(phase['name'] for phase in phases)}"]
+        told += [_told(phase) for phase in phases if phase not in row["phases"]]
+    refused: dict[str, list[str]] = {}
+    for fusion, why in row["not_private"].items():
+        refused.setdefault(why, []).append(fusion)
+    return told + [f"Not private with {', '.join(fusions)}: {why}." for why, fusions in refused.items()]
+
+
+def _told(phase: Mapping[str, Any]) -> str:
+    return f"{phase['name']}: {phase['does']}"
 
 
 def _sizes(row: Mapping[str, Any]) -> str:

@@ -141,13 +141,14 @@ def validate_evaluation(
 
 def _asked(found: Findings, study: Study) -> bool:
     """Whether the study asks for every part; with noise, for those alone that have a noised form."""
-    exact = (found.curves, found.differences, found.contributions, found.described, found.flow)
+    exact = (found.curves, *asked.compared(found), found.attention, found.described, found.flow)
     if study.evaluation.epsilon is not None and any(exact):
         return False
     return (
         all(asked.row_asked(row, study) for row in found.evaluation)
         and all(asked.curve_asked(curve, study) for curve in found.curves)
         and all(asked.comparison_asked(part, study) for part in asked.compared(found))
+        and all(asked.attention_asked(part, study) for part in found.attention)
         and all(asked.described_asked(part, study) for part in found.described)
         and all(asked.flow_asked(part, study) for part in found.flow)
         and all(len(text) <= MAX_TEXT and text.isprintable() for text in _texts(found))

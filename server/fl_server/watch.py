@@ -38,20 +38,21 @@ def wait(home: superlink.Home, run_id: int, folder: Path, *, start: int, console
 
     Raises:
         ConsiliumError: what ended the run.
+        Exception: what ended the watching; the run goes on.
     """
     done = threading.Event()
-    found: list[Results | ConsiliumError] = []
+    found: list[Results | Exception] = []
     watcher = threading.Thread(target=_watch, args=(home, run_id, folder, found, done), daemon=True)
     watcher.start()
     show(follow(folder / "events.jsonl", stop=done.is_set, start=start), console=console)
     watcher.join()
-    if isinstance(found[0], ConsiliumError):
+    if isinstance(found[0], Exception):
         raise found[0]
     return found[0]
 
 
 def _watch(
-    home: superlink.Home, run_id: int, folder: Path, found: list[Results | ConsiliumError], done: threading.Event
+    home: superlink.Home, run_id: int, folder: Path, found: list[Results | Exception], done: threading.Event
 ) -> None:
     asked = time.monotonic()
     try:
@@ -66,7 +67,7 @@ def _watch(
                     found.append(_ended(folder, detail))
                     return
             time.sleep(LOOK)
-    except ConsiliumError as error:
+    except Exception as error:  # noqa: BLE001 - raised where a person waits, not lost with this thread
         found.append(error)
     finally:
         done.set()

@@ -15,11 +15,22 @@ from fl_shared import concepts
 from fl_shared.counts import primary, subsets
 from fl_shared.metrics.curves import curve_fits
 from fl_shared.metrics.table import METRICS, MetricName, fits, metrics_of
-from fl_shared.results import Contribution, Curve, Described, Difference, EvaluationRow, Findings, Flow
+from fl_shared.results import (
+    Attention,
+    Contribution,
+    Curve,
+    Described,
+    Difference,
+    EvaluationRow,
+    Findings,
+    Flow,
+    Importance,
+)
 from fl_shared.study import ModalityPlan, Study, TaskPlan
-from fl_shared.subgroups import AGE, group_fits, grouped_concept, subgroup_fits
+from fl_shared.subgroups import AGE, RESERVED, group_fits, grouped_concept, headline_modalities, subgroup_fits
 
-Judged = EvaluationRow | Curve | Difference | Contribution
+Compared = Difference | Contribution | Importance
+Judged = EvaluationRow | Curve | Compared
 STAGES = ("rows", "index_time_ok", "after_outcome_check", "usable", "judged")
 """Of the flow, each within the one before."""
 SET_ASIDE = re.compile(r"set aside: (?:([a-z][a-z0-9_]*): )?([a-z][a-z0-9]*(?:-[a-z0-9]+){0,7})")
@@ -35,7 +46,9 @@ def places_fit(part: Judged, study: Study) -> bool:
     plan = study.tasks.get(part.task)
     if plan is None or part.label not in {*plan.told, "macro"}:
         return False
-    return part.modalities in shown(plan, study) if not isinstance(part, Contribution) else plan.modality is None
+    if isinstance(part, Contribution | Importance):
+        return plan.modality is None
+    return part.modalities in shown(plan, study)
 
 
 def shown(plan: TaskPlan, study: Study) -> Iterable[str]:
@@ -58,9 +71,11 @@ def curve_asked(curve: Curve, study: Study) -> bool:
     return places_fit(curve, study) and curve_fits(curve, study.tasks[curve.task])
 
 
-def comparison_asked(part: Difference | Contribution, study: Study) -> bool:
-    """Whether two models can differ so in a metric of the task, or the study asks what a modality adds to it."""
-    return _difference_asked(part, study) if isinstance(part, Difference) else _contribution_asked(part, study)
+def comparison_asked(part: Compared, study: Study) -> bool:
+    """Whether two models can differ so in a metric of the task, or the study asks what a modality, or a group of
+    fields, adds to it.
+    """
+    return _difference_asked(part, study) if isinstance(part, Difference) else _added_asked(part, study)
 
 
 def _difference_asked(part: Difference, study: Study) -> bool:
@@ -69,14 +84,26 @@ def _difference_asked(part: Difference, study: Study) -> bool:
     return probable and named and places_fit(part, study) and _gap_fits(part, study.tasks[part.task])
 
 
-def _contribution_asked(part: Contribution, study: Study) -> bool:
-    if study.evaluation.subsets != "every" or part.modality not in study.modalities or not places_fit(part, study):
+def _added_asked(part: Contribution | Importance, study: Study) -> bool:
+    if isinstance(part, Importance):
+        asked = part.group in study.evaluation.feature_groups
+    else:
+        asked = study.evaluation.subsets == "every" and part.modality in study.modalities
+    if not asked or not places_fit(part, study):
         return False
     plan = study.tasks[part.task]
     return part.metric == metrics_of(plan.type)[0] and _gap_fits(part, plan)
 
 
-def _gap_fits(part: Difference | Contribution, plan: TaskPlan) -> bool:
+def attention_asked(part: Attention, study: Study) -> bool:
+    """Whether the study asks for what a modality contributes, and this is a part of a whole, of few digits."""
+    numbers = [number for number in (part.value, part.ci_low, part.ci_high) if number is not None]
+    parts = all(0.0 <= number <= 1.0 and number == round(number, SHARE_DIGITS) for number in numbers)
+    named = part.modality in headline_modalities(study.modalities)
+    return study.evaluation.subsets == "every" and named and parts and len(numbers) in (0, 3)
+
+
+def _gap_fits(part: Compared, plan: TaskPlan) -> bool:
     """Whether numbers can be differences of the metric."""
     metric = METRICS[part.metric]
     numbers = [number for number in (part.value, part.ci_low, part.ci_high) if number is not None]
@@ -108,7 +135,7 @@ def _statistics(part: Described, study: Study) -> frozenset[str]:
             return (NUMBERS | {"missing"}) if not category else frozenset()
         known = group_fits(name, category, study.evaluation) or category == "other"
         return frozenset({"share"} if known else () if category else {"missing"})
-    if name in study.evaluation.subgroups and name not in concepts.names():
+    if name in study.evaluation.subgroups and name not in {*concepts.names(), *RESERVED}:
         return frozenset({"share"} if group_fits(name, category, study.evaluation) else () if category else {"missing"})
     kind, _, named = name.partition(" ")
     if kind == "has" and named in study.modalities:
@@ -146,20 +173,24 @@ def keys(found: Findings) -> Iterator[tuple[object, ...]]:
         yield "difference", d.task, d.label, d.modalities, frozenset((d.model, d.against)), d.metric
     for s in found.contributions:
         yield "contribution", s.task, s.label, s.model, s.metric, s.modality
+    for i in found.importance:
+        yield "importance", i.task, i.label, i.model, i.metric, i.group
+    for a in found.attention:
+        yield "attention", a.model, a.modality
     for one in found.described:
         yield "described", one.variable, one.category, one.statistic
     for stage in found.flow:
         yield "flow", stage.stage
 
 
-def compared(found: Findings) -> list[Difference | Contribution]:
-    """Differences and contributions."""
-    return [*found.differences, *found.contributions]
+def compared(found: Findings) -> list[Compared]:
+    """Differences, contributions and what groups of fields are worth."""
+    return [*found.differences, *found.contributions, *found.importance]
 
 
-def valued(found: Findings) -> list[EvaluationRow | Difference | Contribution]:
-    """All that tells a value of a metric."""
-    return [*found.evaluation, *compared(found)]
+def valued(found: Findings) -> list[EvaluationRow | Compared | Attention]:
+    """All that tells a value with its interval."""
+    return [*found.evaluation, *compared(found), *found.attention]
 
 
 def roles(found: Findings) -> set[Literal["train", "external"]]:
@@ -169,8 +200,8 @@ def roles(found: Findings) -> set[Literal["train", "external"]]:
 
 def sites(found: Findings) -> set[str]:
     """Whose findings these are."""
-    parts = (found.evaluation, found.curves, found.differences, found.contributions, found.described, found.flow)
-    return {part.site for each in parts for part in each}
+    parts = (*valued(found), *found.curves, *found.described, *found.flow)
+    return {part.site for part in parts}
 
 
 def models(found: Findings) -> set[str]:

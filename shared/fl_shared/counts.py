@@ -166,6 +166,9 @@ def leaving(study: Study, role: str) -> tuple[str, ...]:
     if role == "train" and plan.recalibrate:
         how = _how(plan.recalibrate_epsilon)
         found.append(f"counts of training patients' predicted risks and events (once, after the last round; {how})")
+    if role == "train" and plan.every:
+        often = f"every {plan.every} rounds" if plan.every > 1 else "every round"
+        found.append(f"the headline metric of each task ({often} that trains it; of held-out patients, aggregates)")
     noised = f"metrics (noised: epsilon {plan.epsilon:g} of the judged patients)" if plan.epsilon else ""
     compared = study.judged is not None and study.judged.against is not None
     differences = ("differences of two models' metrics",) if compared else ()

@@ -32,6 +32,7 @@ def unfit_judged(study: Study) -> Iterator[Fault]:
     for key, asked in {
         "statistics": study.statistics is not None,
         "evaluation.recalibrate": study.evaluation.recalibrate,
+        "evaluation.every": study.evaluation.every > 0,
         "promotion": study.promotion is not None,
     }.items():
         if asked:
@@ -42,10 +43,10 @@ def unfit_judged(study: Study) -> Iterator[Fault]:
         if (plan.against.arrays, plan.against.study) == (plan.arrays, plan.study):
             yield misfit("judged.against", "it is the same model", "Name another")
         kinds = [{name: m.kind for name, m in of.modalities.items()} for of in (study, plan.against)]
-        if kinds[0] != kinds[1]:
-            yield misfit(
-                "judged.against.modalities", "they differ from the study's", "Compare models of the same inputs"
-            )
+        for name in sorted(kinds[0].keys() & kinds[1].keys()):
+            if kinds[0][name] != kinds[1][name]:
+                key, problem = f"judged.against.modalities.{name}", f"the study's is of kind '{kinds[0][name]}'"
+                yield misfit(key, problem, "Compare models that mean the same by a name", value=kinds[1][name])
 
 
 def unfit_promotion(study: Study) -> Iterator[Fault]:

@@ -17,6 +17,7 @@ from fl_shared.plans_finished import Whose
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, digest
 
+OF_INPUTS = ("hidden", "hidden_of", "feature_groups", "subgroups", "subsets")
 AGAINST = "against"
 """Name of the second model in results."""
 PREFIX = f"{AGAINST}."  # of its arrays, where both travel together
@@ -61,7 +62,7 @@ def judging_study(
         "sites": {site: {"role": "external"} for site in sites},
         "privacy": {k: v for k, v in body["privacy"].items() if k not in ("aggregation", "noise")},
         "rounds": {"quorum": 1, "deadline": deadline or model.study.rounds.deadline},
-        "evaluation": {k: v for k, v in body["evaluation"].items() if not k.startswith("recalibrate")},
+        "evaluation": {k: v for k, v in body["evaluation"].items() if not k.startswith("recalibrate") and k != "every"},
         "judged": {
             "arrays": digest(model.arrays),
             "study": model.identity,
@@ -81,6 +82,9 @@ def other_study(study: Study) -> Study:
     body, other = (part.model_dump(mode="json", by_alias=True) for part in (study, plan))
     judged = {key: other[key] for key in ("arrays", "study", "trained_by")}
     parts = {key: other[key] for key in ("seed", "modalities", "model", "training")}
+    if other["modalities"].keys() != body["modalities"].keys():
+        # what is told of single inputs of the first may name none of the second's
+        parts["evaluation"] = {k: v for k, v in body["evaluation"].items() if k not in OF_INPUTS}
     return Study.model_validate({**body, **parts, "privacy": {"mode": "none"}, "judged": judged})
 
 

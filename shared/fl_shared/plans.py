@@ -19,7 +19,7 @@ Provenance = Literal["public", "disjoint", "dp", "local"]
 
 Part = Annotated[str, StringConstraints(pattern=r"^(encoders|adapters|fusion|heads)(\.[a-z][a-z0-9_@]*)*$")]
 PARTS = ("encoders", "adapters", "fusion", "heads")
-Share = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Years = Annotated[int, Field(ge=1, le=120)]
 SERIES = ("waveform", "events")  # kinds that masked modelling reads
 
@@ -96,8 +96,8 @@ class ModelPlan(Section):
     )
     guide: Name | None = Field(
         default=None,
-        description="co_attention: who asks; drfuse: the anchor; daft, hyperfusion: whom the others condition. "
-        "Of its kinds the first by name when absent",
+        description="co_attention: who asks; daft, hyperfusion: whom the others condition. Of its kinds the first "
+        "by name when absent",
     )
     shares: dict[Name, float] = Field(default={}, description="fixed_weights: modality -> its share")
     levels: dict[Name, int] = Field(default={}, description="lemof: modality -> level (0 to 2), where it is not chosen")
@@ -154,6 +154,13 @@ class TrainingPlan(Section):
     )
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedmedian", "fedtrimmedavg"] = "fedavg"
     phases: tuple[PhasePlan, ...] = Field(description="the system's own when absent")
+    unpaired: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the training patients lacking a modality of the headline's whose samples without it are "
+        "trained on where modalities are fused, by a salted hash; 0: only samples that have every one",
+    )
     proximal: float = Field(default=0.0, ge=0, le=1e3, description="mu of FedProx; 0: FedAvg")
     local: tuple[Literal["norms", "heads"], ...] = Field(default=(), description="never shared: FedBN, local heads")
     finetune: int = Field(default=0, ge=0, le=100_000, description="steps each training site adds after the last round")
@@ -251,22 +258,37 @@ class EvaluationPlan(Section):
         description="patients with an index time on this day (of the site) or later are held out, instead of a share",
     )
     subsets: Literal["alone", "every"] = Field(
-        default="alone", description="'every': all sets of modalities, and what each modality contributes"
+        default="alone",
+        description="'every': all sets of modalities, what each modality contributes, and the attention that it gets",
     )
-    hidden: tuple[Share, ...] = Field(default=(), description="shares of the inputs hidden at random, judged in turn")
+    hidden: tuple[Share, ...] = Field(
+        default=(), description="shares of the inputs hidden at random, judged in turn; never the last of a row"
+    )
+    hidden_of: tuple[Name, ...] = Field(
+        default=(), description="the modalities that 'hidden' hides; all of the headline's when empty"
+    )
     subgroups: tuple[Name, ...] = Field(
-        default=(), description="'age', categorical concepts ('sex'), names of [subgroups] in site files"
+        default=(),
+        description="'age', categorical concepts ('sex'), 'paired' (whether a row has every modality of the "
+        "headline's), names of [subgroups] in site files",
     )
     age_edges: tuple[Years, ...] = Field(default=(65,), description="of the subgroups by age: completed years, rising")
+    feature_groups: dict[Name, tuple[Name, ...]] = Field(
+        default={}, description="group -> fields of tables and events: what the headline metric loses without them"
+    )
     described: bool = Field(default=False, description="tell Table 1 of the judged patients and how they came about")
+    every: int = Field(
+        default=0, ge=0, description="rounds between points of the learning curves (of training sites only); 0: none"
+    )
 
     @model_validator(mode="after")
     def _parts_can_be_told(self) -> Self:
-        more = {"hidden": self.hidden, "subgroups": self.subgroups, "described": self.described}
+        more = {"hidden": self.hidden, "subgroups": self.subgroups, "described": self.described, "every": self.every}
+        more |= {"feature_groups": self.feature_groups}
         asked = [name for name, wanted in (more | {"subsets": self.subsets == "every"}).items() if wanted]
         if self.epsilon is not None and asked:
             raise ValueError(f"with 'epsilon', {', '.join(asked)} cannot be told: no noised form. Remove one.")
-        for name in ("hidden", "subgroups", "age_edges"):
+        for name in ("hidden", "hidden_of", "subgroups", "age_edges"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"'{name}' names something twice. Name it once.")
         if any(first > second for first, second in pairwise(self.age_edges)):

@@ -12,6 +12,14 @@ from fl_shared.study import TaskType
 from fl_shared.toml import Section
 
 
+class PhaseResult(Section):
+    """A phase of the training: its first and last round, as the study plans them."""
+
+    name: str
+    first: int
+    last: int
+
+
 class StudyResult(Section):
     """Which study this was."""
 
@@ -24,9 +32,11 @@ class StudyResult(Section):
     headline: dict[str, tuple[str, ...]]
     modalities: tuple[str, ...]
     leaky: tuple[str, ...]
+    hidden_of: tuple[str, ...] = Field(default=(), description="what 'hidden=' hides; empty: all inputs")
     package: str
     judged: str = Field(default="", description="evaluate-only: identity of the study that trained the model")
     against: str = Field(default="", description="the same of the second model, 'against' in differences")
+    phases: tuple[PhaseResult, ...] = Field(default=(), description="of the training, in order")
 
 
 class PrivacyResult(Section):
@@ -82,8 +92,9 @@ class EvaluationRow(Section):
     model: str
     subgroup: str = Field(
         default="",
-        description="'': all judged patients; 'sex=female', 'age=65-79': a subgroup of them; 'hidden=0.5': all, that "
-        "share of their inputs hidden at random. Told of 'headline', or of 'all' where there is none",
+        description="'': all judged patients; 'sex=female', 'age=65-79': a subgroup of them; 'paired=yes': those with "
+        "every modality of the headline's; 'hidden=0.5': all, that share of their inputs (`StudyResult.hidden_of`) "
+        "hidden at random. Told of 'headline', or of 'all' where there is none",
     )
     metric: MetricName
     value: float | None
@@ -159,6 +170,45 @@ class Contribution(Section):
     note: str = ""
 
 
+class Importance(Section):
+    """What the headline metric loses when a group of fields is read as not observed: whole less without.
+
+    On the same samples and resamples, from the headline's inputs; a sample of which nothing is left gets the mean
+    prediction.
+    """
+
+    site: str
+    role: Literal["train", "external"]
+    task: str
+    label: str
+    model: str
+    metric: MetricName
+    group: str = Field(description="of `evaluation.feature_groups`")
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None
+    note: str = ""
+
+
+class Attention(Section):
+    """Mean part of a modality in what the fusion attends to, over the judged samples of the headline's inputs.
+
+    As `fl_shared.models.interface.Fusion.shares` defines it, 0 where the modality is absent; of a site and model the
+    values add up to 1, but for rounding.
+    """
+
+    site: str
+    role: Literal["train", "external"]
+    model: str
+    modality: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int | None = Field(description="samples, at least: the largest number told of the headline's inputs")
+    note: str = ""
+
+
 class Described(Section):
     """One number of Table 1: of the judged patients of a site."""
 
@@ -186,6 +236,8 @@ class Findings(Section):
     curves: tuple[Curve, ...] = ()
     differences: tuple[Difference, ...] = ()
     contributions: tuple[Contribution, ...] = ()
+    importance: tuple[Importance, ...] = ()
+    attention: tuple[Attention, ...] = ()
     described: tuple[Described, ...] = ()
     flow: tuple[Flow, ...] = ()
 
@@ -249,6 +301,23 @@ class Shift(Section):
     shift: float = Field(description="added to the logit")
 
 
+class LearningPoint(Section):
+    """The headline metric of the model that a round ended with, on a training site's held-out patients.
+
+    The site judges what it would run then: the shared groups of that round and, of what each site has of its own
+    (encoders, heads, normalisation), its own.
+    """
+
+    round: int
+    site: str
+    task: str
+    label: str
+    metric: MetricName
+    value: float
+    ci_low: float
+    ci_high: float
+
+
 class Results(Findings):
     """``results.json``."""
 
@@ -261,5 +330,8 @@ class Results(Findings):
     gaps: tuple[Gap, ...] = ()
     pooled: tuple[PooledApproximate, ...] = ()
     shifts: tuple[Shift, ...] = Field(default=(), description="of the model 'recalibrated'")
+    learning: tuple[LearningPoint, ...] = Field(
+        default=(), description="learning curves: the headline inputs, held-out patients of training sites only"
+    )
     statistics: Statistics | None = None
     notes: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from pydantic import Field, PrivateAttr, StringConstraints, field_validator, mod
 from fl_shared import concepts, toml
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.study import TaskType
-from fl_shared.subgroups import GROUP_NAME
+from fl_shared.subgroups import GROUP_NAME, RESERVED
 from fl_shared.toml import Name, Section
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -244,7 +244,7 @@ class Site(Section):
     @field_validator("subgroups")
     @classmethod
     def _no_concept(cls, value: dict[str, SubgroupMap]) -> dict[str, SubgroupMap]:
-        if taken := sorted(set(value) & {*concepts.names(), "hidden"}):
+        if taken := sorted(set(value) & {*concepts.names(), *RESERVED}):
             raise ValueError(f"{', '.join(taken)} is known already. Map it in [columns], or choose another name.")
         return value
 

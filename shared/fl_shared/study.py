@@ -63,6 +63,7 @@ __all__ = [
     "hidden_draw",
     "in_stack",
     "is_held_out",
+    "is_taken",
     "load_study",
 ]
 
@@ -180,6 +181,11 @@ class Study(Section):
                 "heads are local and their mean is not released (training.final_encoders = 'initial'): "
                 "external sites judge with heads that nobody trained."
             )
+        if self.training.unpaired < 1 and self.privacy.mode == "patient":
+            found.append(
+                "training.unpaired leaves patients out: declare as 'patients' of a site about as many as are trained "
+                "on, since noised sums are divided by what is declared."
+            )
         return tuple(found)
 
     @property
@@ -228,6 +234,13 @@ def load_study(path: Path) -> Study:
 def in_stack(patient_id: str, *, site: str, plan: EvaluationPlan) -> bool:
     """Whether a training patient belongs to the fifth that a phase with patients = 'stack' trains on."""
     return _drawn(f"{plan.salt}\0stack", site, patient_id) < STACK_SHARE
+
+
+def is_taken(patient_id: str, *, site: str, plan: EvaluationPlan, share: float) -> bool:
+    """Whether a training patient's samples that lack a modality are among the ``share`` trained on
+    (`TrainingPlan.unpaired`): by a salted hash, so that it hangs on no other patient and on no outcome.
+    """
+    return _drawn(f"{plan.salt}\0unpaired", site, patient_id) < share
 
 
 def is_held_out(patient_id: str, *, site: str, plan: EvaluationPlan, latest: date | None = None) -> bool:

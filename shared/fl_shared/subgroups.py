@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from fl_shared.concepts import Concept, concept, names
-from fl_shared.plans import EvaluationPlan
+from fl_shared.plans import EvaluationPlan, ModalityPlan
 
-AGE = "age"
+AGE, PAIRED = "age", "paired"
+PAIRS = ("yes", "no")  # whether a row has every modality of the headline's
+RESERVED = frozenset({PAIRED, "hidden"})  # no names for a site's own variables
 GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,31}")  # of a group that a site defines
 
 
@@ -34,8 +36,21 @@ def group_fits(variable: str, group: str, plan: EvaluationPlan) -> bool:
     """Whether a variable can have a group of this name."""
     if variable == AGE:
         return group in age_groups(plan.age_edges)
+    if variable == PAIRED:
+        return group in PAIRS
     known = grouped_concept(variable)
     return group in concept_words(known).values() if known is not None else bool(GROUP_NAME.fullmatch(group))
+
+
+def headline_modalities(modalities: Mapping[str, ModalityPlan]) -> tuple[str, ...]:
+    """Those that do not state the diagnosis; all of them, where each does."""
+    return tuple(name for name, plan in modalities.items() if not plan.leaky) or tuple(modalities)
+
+
+def grouped_fields(modalities: Mapping[str, ModalityPlan]) -> dict[str, tuple[str, ...]]:
+    """Modality of the headline's -> its fields, of tables and events: what feature groups are made of."""
+    named = headline_modalities(modalities)
+    return {name: modalities[name].fields for name in named if modalities[name].kind in ("table", "events")}
 
 
 def hidden_name(share: float) -> str:

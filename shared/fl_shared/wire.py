@@ -53,7 +53,9 @@ class Code(StrEnum):
 
 
 Digest = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
-Kind = Literal["hello", "statistics", "keys", "shares", "train", "unmask", "encoders", "recalibrate", "evaluate"]
+Kind = Literal[
+    "hello", "statistics", "keys", "shares", "train", "unmask", "learning", "encoders", "recalibrate", "evaluate"
+]  # fmt: skip
 
 ModelName = Literal["federated", "recalibrated"]
 
@@ -70,7 +72,8 @@ class Request(Section):
 
     hello: who are you, and is this study approved; statistics: the study's counts, before the first round; train: one
     round from the arrays of the shared groups (under secure aggregation after keys and shares, and before unmask);
-    encoders: release the local encoders (study permitting); recalibrate: what the intercepts are refitted from;
+    learning: judge the arrays of a committed round on held-out patients, briefly (`fl_shared.learning`); encoders:
+    release the local encoders (study permitting); recalibrate: what the intercepts are refitted from;
     evaluate: judge the arrays on this site's patients.
     """
 

@@ -5,7 +5,17 @@ import pytest
 
 from fl_client.egress import Egress, EgressRefusedError, schema_bytes
 from fl_shared.metrics.evaluate import evaluate_predictions
-from fl_shared.results import Contribution, Curve, Described, Difference, EvaluationRow, Findings, Flow
+from fl_shared.results import (
+    Attention,
+    Contribution,
+    Curve,
+    Described,
+    Difference,
+    EvaluationRow,
+    Findings,
+    Flow,
+    Importance,
+)
 from fl_shared.study import load_study
 from fl_shared.wire import Code, Mark, Reply, digest, from_npy
 
@@ -164,7 +174,7 @@ def test_a_reply_has_no_room_for_free_text() -> None:
     decided = {
         Reply: {
             "status", "code", "site", "role", "package", "approved", "epsilon", "ledger", "evaluation", "curves",
-            "differences", "contributions", "described", "flow",
+            "differences", "contributions", "importance", "attention", "described", "flow",
         },
         EvaluationRow: {
             "site", "role", "task", "label", "modalities", "model", "subgroup", "metric", "value", "ci_low", "ci_high",
@@ -178,6 +188,10 @@ def test_a_reply_has_no_room_for_free_text() -> None:
         Contribution: {
             "site", "role", "task", "label", "model", "metric", "modality", "value", "ci_low", "ci_high", "n", "note",
         },
+        Importance: {
+            "site", "role", "task", "label", "model", "metric", "group", "value", "ci_low", "ci_high", "n", "note",
+        },
+        Attention: {"site", "role", "model", "modality", "value", "ci_low", "ci_high", "n", "note"},
         Described: {"site", "variable", "category", "statistic", "value", "note"},
         Flow: {"site", "stage", "samples", "patients"},
         Mark: {"seq", "hash"},

@@ -73,6 +73,7 @@ PRIVATE: dict[str, dict[str, Any]] = {
     "tte_alignment": {},
     "medfuse": {},
     "lemof": {"levels": {"ecg": 2, "ehr": 2}},
+    "baselines": {"fusion": "drfuse"},
 }
 
 
@@ -107,3 +108,14 @@ def test_each_alignment_trains(fusion: str, cohort: Path, tmp_path: Path) -> Non
     results = federate(study, sites=cohort, folder=tmp_path)
     assert {r.outcome for r in results.rounds} == {"committed"}
     assert len(results.rounds) == (3 if fusion == "contrastive" else 2)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("fusion", ["early", "unified"])
+def test_baselines_train(fusion: str, cohort: Path, tmp_path: Path) -> None:
+    """The one with phases of its own, and the one with most heads; drfuse: under privacy, above."""
+    study = make_study(cohort, "baselines", rounds=1, model={"fusion": fusion})
+    results = federate(study, sites=cohort, folder=tmp_path)
+    assert [r.outcome for r in results.rounds] == ["committed"] * (3 if fusion == "early" else 2)
+    told = {row.task for row in results.evaluation if row.site == SITES[-1] and row.value is not None}
+    assert told == set(study.tasks)

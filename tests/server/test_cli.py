@@ -100,3 +100,5 @@ def test_systems_are_listed_for_people_and_for_programs(server) -> None:
         small, paper = system["parameters"]["small"], system["parameters"]["paper"]
         assert 0 < small < paper and f"{small:,} / {paper:,}" in listed.stdout
         assert system["phases"] and all(phase["does"] for phase in system["phases"])
+    early = next(system for system in found["systems"] if system["name"] == "baselines")["other_phases"]["early"]
+    assert [phase["name"] for phase in early] == ["unimodal", "fusion"] and "with early:" in listed.stdout

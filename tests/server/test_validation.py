@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fl_server.validation import Reason, validate, validate_evaluation
-from fl_shared.results import Contribution, Curve, Described, Difference, EvaluationRow, Flow
+from fl_shared.results import Attention, Contribution, Curve, Described, Difference, EvaluationRow, Flow, Importance
 from fl_shared.study import TaskPlan
 from fl_shared.wire import Reply
 
@@ -128,7 +128,8 @@ def test_each_type_of_task_has_its_metrics_and_their_ranges(make_study, make_fle
     assert validate_evaluation(reply(make_fleet, study, **change), {}, study=study, site="basel") == reason
 
 
-ASKED = {"subsets": "every", "hidden": [0.5], "subgroups": ["sex", "ward"], "described": True}
+ASKED = {"subsets": "every", "hidden": [0.5], "subgroups": ["sex", "ward"], "described": True,
+         "feature_groups": {"drugs": ("betablocker",)}}  # fmt: skip
 NUMBERS = {"value": 0.1, "ci_low": 0.0, "ci_high": 0.2, "n": 40}
 COMPARED = {"site": "basel", "role": "train", "task": "mace", "label": "", "model": "federated", "metric": "auroc"}
 PARTS = {
@@ -137,6 +138,8 @@ PARTS = {
     ),
     "differences": Difference.model_validate(COMPARED | NUMBERS | {"modalities": "all", "against": "personal"}),
     "contributions": Contribution.model_validate(COMPARED | NUMBERS | {"modality": "ecg"}),
+    "importance": Importance.model_validate(COMPARED | NUMBERS | {"group": "drugs"}),
+    "attention": Attention(site="basel", role="train", model="federated", modality="ecg", **NUMBERS),
     "described": Described(site="basel", variable="age", statistic="mean", value=63.0),
     "flow": Flow(site="basel", stage="judged", samples=40, patients=40),
 }  # fmt: skip
@@ -185,6 +188,17 @@ def test_every_part_is_of_its_own_site_asked_for_and_told_once(make_study, make_
         ("contributions", {"modality": "mri"}, Reason.UNKNOWN_ROWS),
         ("contributions", {"metric": "brier"}, Reason.UNKNOWN_ROWS),
         ("contributions", {"note": "a\nb"}, Reason.UNKNOWN_ROWS),
+        ("importance", {"group": "labs"}, Reason.UNKNOWN_ROWS),
+        ("importance", {"metric": "brier"}, Reason.UNKNOWN_ROWS),
+        ("importance", {"value": 1.5}, Reason.UNKNOWN_ROWS),
+        ("importance", {"n": 3}, Reason.TOO_FEW),
+        ("importance", {"note": "a\nb"}, Reason.UNKNOWN_ROWS),
+        ("attention", {"modality": "mri"}, Reason.UNKNOWN_ROWS),
+        ("attention", {"value": 0.333}, Reason.UNKNOWN_ROWS),
+        ("attention", {"value": -0.1}, Reason.UNKNOWN_ROWS),
+        ("attention", {"ci_high": None}, Reason.UNKNOWN_ROWS),
+        ("attention", {"n": None}, Reason.TOO_FEW),
+        ("attention", {"note": "a\nb"}, Reason.UNKNOWN_ROWS),
         ("described", {"variable": "name"}, Reason.UNKNOWN_ROWS),
         ("described", {"value": 63.42}, Reason.UNKNOWN_ROWS),
         ("described", {"statistic": "count"}, Reason.UNKNOWN_ROWS),

@@ -93,7 +93,10 @@ def test_the_second_model_keeps_its_own_form():
     ("changes", "key"),
     [
         ({"tasks": {"mace": {"type": "regression"}}, "promotion": None, "statistics": None}, "tasks.mace"),
-        ({"modalities": {"ehr": {"kind": "table", "fields": ["age"]}}}, "judged.against.modalities"),
+        (
+            {"modalities": {"ecg": {"kind": "table", "fields": ["age"]}}, "statistics": None},
+            "judged.against.modalities.ecg",
+        ),
         ({}, "judged.against"),
     ],
 )

@@ -139,6 +139,7 @@ def test_a_study_without_model_and_phases_still_loads() -> None:
         ("tte_alignment", 32, 256, "events_cnn"),
         ("medfuse", 32, 256, "events_lstm"),
         ("lemof", 32, 128, "events_cnn"),
+        ("baselines", 32, 256, "events_cnn"),
     ],
 )
 def test_a_system_gives_what_is_not_written_and_nothing_else(system: str, width: int, paper: int, events: str) -> None:

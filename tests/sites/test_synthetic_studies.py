@@ -33,6 +33,7 @@ TYPES = {
     "tte_alignment": {"survival": "survival"},
     "medfuse": {"in_hospital_death": "binary", "phenotypes": "multilabel"},
     "lemof": {"long_stay": "binary"},
+    "baselines": {"in_hospital_death": "binary", "phenotypes": "multilabel", "long_stay": "binary"},
 }  # fmt: skip
 KINDS = {
     "attention": {"cine", "waveform", "table", "events", "text"},
@@ -41,6 +42,7 @@ KINDS = {
     "tte_alignment": {"cine", "table"},
     "medfuse": {"events", "waveform"},
     "lemof": {"waveform", "table"},
+    "baselines": {"waveform", "table"},
 }
 
 

@@ -23,7 +23,7 @@ from fl_client.auditing.one_run import epsilon_lower_bound, guesses
 from fl_client.data.cohort import Cohort
 from fl_client.privacy.sampler import PatientRecords
 from fl_client.training.loop import Trainer
-from fl_client.training.rows import as_batch, phase_rows
+from fl_client.training.rows import as_batch, trained_rows
 from fl_shared.accounting import epsilon
 from fl_shared.budget import budget
 from fl_shared.errors import ConsiliumError, ExitCode
@@ -160,9 +160,7 @@ def _gates(site: Site, study: Study, cohort: Cohort, *, sigma: float | None) -> 
         if isinstance(module, torch.nn.Dropout):  # of adapters, whose rate is no setting
             module.p = 0.0
     model.enter(last)
-    records = PatientRecords(
-        rows=phase_rows(cohort, study.phase(last), site=site.name, plan=study.evaluation), patient=cohort.patient
-    )
+    records = PatientRecords(rows=trained_rows(cohort, study.phase(last), study=study), patient=cohort.patient)
     some = records.one_each(np.arange(min(TRIED, len(records))), np.random.default_rng())
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     batch = as_batch(cohort, device=torch.device("cpu"))

@@ -110,23 +110,25 @@ class Case:
         """What the record holds of a modality, (1, …) each."""
         return self.batch.inputs[modality]
 
-    def alone(self, modality: str, inputs: Mapping[str, Tensor]) -> Batch:
-        """A batch of n versions (n, …) of one modality, for its encoder."""
-        there = torch.ones(len(next(iter(inputs.values()))), dtype=torch.bool)
-        return replace(self.batch, inputs={modality: inputs}, present={modality: there}, features={})
-
     def score_of(self, target: Target, modality: str, inputs: Mapping[str, Tensor]) -> Tensor:
         """The target (n,) for n versions of a modality's inputs, (n or 1, …) each, all else as it is."""
-        n = max(len(each) for each in inputs.values())
-        grown = {key: each if len(each) == n else each.expand(n, *each.shape[1:]) for key, each in inputs.items()}
-        return self.score_from(target, modality, self.model.encode(modality, self.alone(modality, grown)))
+        return self._scores(self._with(modality, inputs))[target]
 
-    def score_from(self, target: Target, modality: str, output: EncoderOutput) -> Tensor:
-        """The target (n,) for what a modality's encoder gave of n versions of it."""
-        n = len(output.pooled)
-        rows = take(replace(self.batch, inputs={}), torch.zeros(n, dtype=torch.int64))
-        rows = replace(rows, features={**rows.features, modality: output})
-        return self._scores(rows)[target]
+    def score_and_output(
+        self, target: Target, modality: str, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, EncoderOutput]:
+        """As `score_of`, and what the modality's encoder gave on the way."""
+        logits, encoded = self.model.traced(self._with(modality, inputs))
+        return scores(self.model, self.study, logits)[target], encoded[modality]
+
+    def _with(self, modality: str, inputs: Mapping[str, Tensor]) -> Batch:
+        """n rows that have these inputs; the other encoders run anew only where the fusion acts inside them."""
+        n = max(len(each) for each in inputs.values())
+        others = {m: named for m, named in self.batch.inputs.items() if m not in self.batch.features}
+        rows = take(replace(self.batch, inputs=others), torch.zeros(n, dtype=torch.int64))
+        grown = {key: each if len(each) == n else each.expand(n, *each.shape[1:]) for key, each in inputs.items()}
+        features = {m: output for m, output in rows.features.items() if m != modality}
+        return replace(rows, inputs={**rows.inputs, modality: grown}, features=features)
 
     def _scores(self, batch: Batch) -> dict[Target, Tensor]:
         return scores(self.model, self.study, self.model(batch).logits)

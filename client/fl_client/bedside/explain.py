@@ -64,10 +64,9 @@ def of_images(case: Case, target: Target, modality: str) -> Tensor:
     """Of a cine (frames, slices, h, w) or an image (1, 1, h, w): Grad-CAM on the coarse grid of the last level."""
     inputs = case.inputs(modality)
     with torch.enable_grad():
-        batch = case.alone(modality, {key: _driven(each) for key, each in inputs.items()})
-        output = case.model.encode(modality, batch)
-        maps = output.levels[-1].map
-        heat = grad_cam(case.score_from(target, modality, output), maps)
+        driven = {key: _driven(each) for key, each in inputs.items()}
+        score, output = case.score_and_output(target, modality, driven)
+        heat = grad_cam(score, output.levels[-1].map)
     if heat.dim() == 2:
         return heat[None, None]
     frames, slices = inputs["video"].shape[1:3]
@@ -107,12 +106,10 @@ def of_fields(case: Case, target: Target, modality: str) -> tuple[Field, ...]:
 @torch.no_grad()
 def drawn(case: Case) -> dict[str, Tensor]:
     """Segmentation -> labels (frames, slices, size, size) that the model draws on this record."""
-    tasks = {task: m for task, m in case.model.drawn.items() if m in case.present}
-    if not tasks:
+    if not any(modality in case.present for modality in case.model.drawn.values()):
         return {}
-    each = {name: case.model.encode(name, case.alone(name, case.inputs(name))) for name in tasks.values()}
-    logits = {task: case.model.heads[task](each[modality].levels) for task, modality in tasks.items()}
-    return {task: labels[0] for task, labels in case.model.predict(logits).items()}
+    labels = case.model.predict(case.model.segment(case.batch))
+    return {task: labels[task][0] for task, modality in case.model.drawn.items() if modality in case.present}
 
 
 def _driven(x: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from fl_client.data.findings import Findings
 from fl_client.data.labels import outcome_before_index, read_labels, task_columns
 from fl_client.data.modalities import Progress, Reader
 from fl_client.data.table import REQUIRED, check_ids, check_splits, lines, read_samples, require, times
-from fl_client.data.traits import read_traits, trait_columns
+from fl_client.data.traits import paired_groups, read_traits, trait_columns
 from fl_shared import concepts
 from fl_shared.errors import ConsiliumError, ExitCode, Fault, nearest
 from fl_shared.site import FileModality, Site, TableModality
 from fl_shared.study import EvaluationPlan, ModalityPlan, Study, TaskPlan, is_held_out
+from fl_shared.subgroups import PAIRED
 
 T = TypeVar("T", bound=np.generic)
 WORKERS = min(8, os.cpu_count() or 1)
@@ -106,6 +107,8 @@ def read_cohort(
     )
     if findings.rejects:
         return None, findings.report(rows=rows, flow=flow)
+    if PAIRED in wanted.evaluation.subgroups:
+        groups[PAIRED] = paired_groups(inputs.present, wanted.modalities)
     report = findings.report(rows=rows, flow=flow)
     cohort = Cohort(
         site=site.name,

@@ -16,7 +16,7 @@ from fl_shared.asked import described_fields
 from fl_shared.concepts import concept, names, unscale
 from fl_shared.site import Site
 from fl_shared.study import EvaluationPlan, ModalityPlan
-from fl_shared.subgroups import AGE, age_groups, concept_words, grouped_concept
+from fl_shared.subgroups import AGE, PAIRS, age_groups, concept_words, grouped_concept, headline_modalities
 
 UNKNOWN = ""
 _TOLERANCE = 1e-3  # of an age or a code that went through float32
@@ -57,6 +57,16 @@ def read_traits(
     groups = {name: _grouped(name, values[name], plan) for name in plan.subgroups if name in values}
     own = {name: _own(frame, name, site, findings) for name in plan.subgroups if name in site.subgroups}
     return values, groups | own
+
+
+def has_every(present: Mapping[str, NDArray[np.bool_]], modalities: Mapping[str, ModalityPlan]) -> NDArray[np.bool_]:
+    """(N,) samples that have every modality of the headline's."""
+    return np.logical_and.reduce([present[name] for name in headline_modalities(modalities)])
+
+
+def paired_groups(present: Mapping[str, NDArray[np.bool_]], modalities: Mapping[str, ModalityPlan]) -> Groups:
+    """(N,) of the subgroup variable 'paired'."""
+    return np.where(has_every(present, modalities), *PAIRS)
 
 
 def _grouped(name: str, values: Values, plan: EvaluationPlan) -> Groups:

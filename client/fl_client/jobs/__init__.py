@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from fl_client.jobs.desk import Answer, Desk
 from fl_client.jobs.judging import evaluate
+from fl_client.jobs.learning import learning
 from fl_client.jobs.recalibration import recalibrate
 from fl_client.jobs.secure import keys, shares, train, unmask
 from fl_client.jobs.statistics import statistics
@@ -20,6 +21,7 @@ JOBS: Mapping[Kind, Job] = {
     "shares": shares,
     "train": train,
     "unmask": unmask,
+    "learning": learning,
     "encoders": encoders,
     "recalibrate": recalibrate,
     "evaluate": evaluate,

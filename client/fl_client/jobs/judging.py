@@ -12,6 +12,7 @@ from fl_client.jobs.desk import Answer, Desk, left
 from fl_client.jobs.once import once
 from fl_shared.counts import risk_schema, risk_sensitivity
 from fl_shared.judged import PREFIX, are_judged, other_study
+from fl_shared.learning import due
 from fl_shared.results import Findings
 from fl_shared.study import Study
 from fl_shared.wire import Arrays, Code, Request
@@ -70,7 +71,9 @@ def _finished(desk: Desk, request: Request, study: Study, arrays: Mapping[str, b
 
 
 def most(study: Study) -> int:
-    """Models that may be judged for a study."""
+    """Models that may be judged for a study, besides those of the learning curves: with them never more than the
+    rounds and a few.
+    """
     if study.judged is not None:
         return 1
-    return study.training.rounds + EXTRA + study.evaluation.recalibrate
+    return study.training.rounds - due(study) + EXTRA + study.evaluation.recalibrate

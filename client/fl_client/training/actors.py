@@ -61,6 +61,9 @@ class Pool(Protocol):
     ) -> Findings:
         """Judge the model on the site's patients; sigma: noise multiplier, None without."""
 
+    def learned(self, study: Study, *, round: int, arrays: Arrays, deadline: float) -> Findings:
+        """Judge the model of a round in the light form of the learning curves."""
+
     def close(self) -> None:
         """End whatever was started."""
 
@@ -119,6 +122,10 @@ class LocalPool:
     ) -> Findings:
         """See `Pool`."""
         return self._worker.evaluate(study, arrays=arrays, name=name, sigma=sigma)
+
+    def learned(self, study: Study, *, round: int, arrays: Arrays, deadline: float) -> Findings:
+        """See `Pool`."""
+        return self._worker.learned(study, round=round, arrays=arrays)
 
     def close(self) -> None:
         """Nothing was started."""
@@ -200,6 +207,12 @@ class RayPool:
         """See `Pool`."""
         arguments = {"arrays": dict(arrays), "name": name, "sigma": sigma}
         found: Findings = self._call("evaluate", study, arguments, deadline=deadline)
+        return found
+
+    def learned(self, study: Study, *, round: int, arrays: Arrays, deadline: float) -> Findings:
+        """See `Pool`."""
+        arguments = {"round": round, "arrays": dict(arrays)}
+        found: Findings = self._call("learned", study, arguments, deadline=deadline)
         return found
 
     def close(self) -> None:

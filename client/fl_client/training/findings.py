@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fl_client.training.attention import attention
 from fl_client.training.contributions import contributions, filled
 from fl_client.training.described import described
 from fl_client.training.flow import flow
 from fl_client.training.hidden import hidden_inputs
+from fl_client.training.importance import dropped_fields, importance, shown_without
 from fl_client.training.judge import RECALIBRATED, Judge, Told, predict, segment
 from fl_client.training.subgroups import subgroup_rows
 from fl_shared.asked import tells_flow
 from fl_shared.counts import primary, subsets
 from fl_shared.models.interface import Batch
 from fl_shared.models.model import MultimodalModel
-from fl_shared.results import Contribution, Curve, EvaluationRow, Findings
+from fl_shared.results import Attention, Contribution, Curve, EvaluationRow, Findings, Importance
 
 
 def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, whole: bool = True) -> Findings:
@@ -29,7 +31,7 @@ def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, who
         model: what is judged.
         batch: all rows of the cohort.
         name: of the model, in the results.
-        whole: with subgroups, hidden inputs and contributions.
+        whole: with subgroups, hidden inputs, contributions, attention and the worth of groups of fields.
     """
     rows, asked, study = judge.rows(), judge.tasks(name), judge.study
     fused = {task: plan for task, plan in asked.items() if plan.modality is None}
@@ -37,10 +39,23 @@ def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, who
     evaluation: list[EvaluationRow] = []
     curves: list[Curve] = []
     more: list[Contribution] = []
+    worth: list[Importance] = []
+    weighed: list[Attention] = []
     if fused:
         sets = subsets(study)
         hidden = hidden_inputs(judge.cohort, study) if whole and study.evaluation.hidden else {}
-        said = predict(model, batch, rows=rows, tasks=fused, subsets=sets, hidden=hidden)
+        dropped = dropped_fields(study) if whole else {}
+        every = whole and study.evaluation.subsets == "every"
+        said = predict(
+            model,
+            batch,
+            rows=rows,
+            tasks=fused,
+            subsets=sets,
+            hidden=hidden | shown_without(judge.cohort, study, dropped),
+            dropped=dropped,
+            shares_of=primary(study) if every and name != RECALIBRATED else None,  # which moves logits only
+        )
         for subset in sets:
             between = "+" in subset
             told = filled(said[subset], said["all"]) if between else said[subset]
@@ -50,7 +65,10 @@ def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, who
                 curves += [] if between else points
         if whole:
             evaluation += _varied(judge, said, [*fused], [*hidden], name=name)
-        if whole and study.evaluation.subsets == "every":
+            weighed += attention(judge, said[primary(study)], evaluation, model=name)
+            for task in fused if dropped else ():
+                worth += importance(judge, task, said, shown=primary(study), model=name)
+        if every:
             for task in fused:
                 here = [row for row in evaluation if (row.task, row.modalities, row.subgroup) == (task, "all", "")]
                 more += contributions(judge, task, said, here, model=name)
@@ -60,7 +78,13 @@ def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, who
             found, points = judge.evaluate(task, masks, modalities="all", model=name)
             evaluation += found
             curves += points
-    findings = Findings(evaluation=tuple(evaluation), curves=tuple(curves), contributions=tuple(more))
+    findings = Findings(
+        evaluation=tuple(evaluation),
+        curves=tuple(curves),
+        contributions=tuple(more),
+        importance=tuple(worth),
+        attention=tuple(weighed),
+    )
     beside = name == RECALIBRATED and study.judged is None  # the raw model's results tell the cohort
     return findings if not whole or beside else _with_cohort(judge, findings)
 

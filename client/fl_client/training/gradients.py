@@ -15,7 +15,7 @@ from fl_client.data.cohort import Cohort
 from fl_client.privacy.mechanism import add_noise
 from fl_client.privacy.sampler import PatientRecords, poisson_batches, shuffled_batches
 from fl_client.training.features import OWN_INPUTS
-from fl_client.training.rows import RowReader, phase_rows, share_of
+from fl_client.training.rows import RowReader, share_of, trained_rows
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.models.interface import Batch, take
 from fl_shared.models.model import CHOOSE, MultimodalModel
@@ -68,7 +68,7 @@ class Gradients:
         self._model, self._study, self._site, self._ranks = model, study, cohort.site, ranks
         self.phase = phase
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        rows = phase_rows(cohort, phase, site=cohort.site, plan=study.evaluation)
+        rows = trained_rows(cohort, phase, study=study)
         if not len(rows):
             raise ConsiliumError(f"{cohort.site}: no patient to train on", code=ExitCode.DATA)
         self._records = PatientRecords(rows=rows, patient=cohort.patient)

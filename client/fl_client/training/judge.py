@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -27,16 +27,22 @@ RECALIBRATED = "recalibrated"
 DRAWN_ROWS = 8  # a segmentation gives a number a class and voxel
 Shown = Mapping[str, NDArray[np.bool_]]
 """Modality -> (N,) whether a row of the cohort shows it, where it is there."""
+Dropped = Mapping[str, tuple[int, ...]]
+"""Table or events -> numbers of the fields that are read as not observed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What a model says of some rows of a cohort: task -> predictions (n, …), truth and where it is known (n, C)."""
+    """What a model says of some rows of a cohort: task -> predictions (n, …), truth and where it is known (n, C).
+
+    shares: modality -> its part (n,) in what is fused, where that was asked and the fusion says so.
+    """
 
     rows: NDArray[np.int64]
     predictions: Mapping[str, NDArray[np.floating]]
     targets: Mapping[str, NDArray[np.floating]]
     mask: Mapping[str, NDArray[np.bool_]]
+    shares: Mapping[str, NDArray[np.floating]] = field(default_factory=dict)
 
     def some(self, chosen: NDArray[np.bool_]) -> Told:
         """Of the rows (n,) that are chosen."""
@@ -45,6 +51,7 @@ class Told:
             predictions={task: each[chosen] for task, each in self.predictions.items()},
             targets={task: each[chosen] for task, each in self.targets.items()},
             mask={task: each[chosen] for task, each in self.mask.items()},
+            shares={modality: each[chosen] for modality, each in self.shares.items()},
         )
 
 
@@ -115,17 +122,29 @@ def predict(
     tasks: Mapping[str, TaskPlan],
     subsets: Mapping[str, tuple[str, ...]],
     hidden: Mapping[str, Shown] | None = None,
+    dropped: Mapping[str, Dropped] | None = None,
+    shares_of: str | None = None,
 ) -> dict[str, Told]:
     """What the model says of ``rows`` from each subset of modalities; the encoders run once for all subsets.
 
-    A row without any of a subset's modalities is left out of it. ``hidden``: further names -> which of all rows show
-    each modality.
+    A row without any of a subset's modalities is left out of it.
+
+    Args:
+        model: what predicts.
+        batch: all rows of the cohort.
+        rows: of which to predict.
+        tasks: what to predict.
+        subsets: name -> modalities that are shown.
+        hidden: further names -> which of all rows show each modality.
+        dropped: such a name -> fields that it reads as not observed besides: their encoders run anew.
+        shares_of: the name of which modalities' shares are told.
     """
     model.objective = TASKS
     model.eval()
     views = {name: _only(members, batch) for name, members in subsets.items()} | _tensors(hidden or {}, batch)
     chosen: dict[str, list[NDArray[np.int64]]] = {name: [] for name in views}
     parts: dict[str, list[Mapping[str, Tensor]]] = {name: [] for name in views}
+    shares: dict[str, list[Mapping[str, Tensor]]] = {name: [] for name in views}
     inputs = replace(batch, targets={}, target_mask={})
     for start in range(0, len(rows), ROWS):
         here = rows[start : start + ROWS]
@@ -136,10 +155,24 @@ def predict(
             kept = torch.stack([*shown.values()]).any(0).nonzero()[:, 0]
             if not len(kept):
                 continue
-            logits = model(take(replace(part, present=shown), kept)).logits
+            seen = take(replace(_without(part, (dropped or {}).get(name, {})), present=shown), kept)
             chosen[name].append(here[kept.cpu().numpy()])
-            parts[name].append({task: said.cpu() for task, said in model.predict(logits).items()})
-    return {name: _told(batch, tasks, chosen[name], parts[name]) for name in views}
+            parts[name].append({task: said.cpu() for task, said in model.predict(model(seen).logits).items()})
+            if name == shares_of and (weighed := model.shares(seen)) is not None:
+                shares[name].append({modality: share.cpu() for modality, share in weighed.items()})
+    return {name: _told(batch, tasks, chosen[name], parts[name], shares[name]) for name in views}
+
+
+def _without(part: Batch, dropped: Dropped) -> Batch:
+    """Rows that read fields as not observed, and have no features that knew them."""
+    inputs = dict(part.inputs)
+    for modality, fields in dropped.items():
+        named = {key: array.clone() for key, array in inputs[modality].items()}
+        for key in ("values", "observed"):
+            named[key][..., list(fields)] = 0
+        inputs[modality] = named
+    features = {modality: kept for modality, kept in part.features.items() if modality not in dropped}
+    return replace(part, inputs=inputs, features=features)
 
 
 def _only(members: tuple[str, ...], batch: Batch) -> dict[str, Tensor]:
@@ -160,6 +193,7 @@ def _told(
     tasks: Mapping[str, TaskPlan],
     chosen: list[NDArray[np.int64]],
     parts: list[Mapping[str, Tensor]],
+    shares: list[Mapping[str, Tensor]],
 ) -> Told:
     rows = np.concatenate([np.zeros(0, np.int64), *chosen])
     empty = {task: np.zeros((0, *predicted_shape(plan)), np.float32) for task, plan in tasks.items()}
@@ -168,19 +202,21 @@ def _told(
         predictions={task: np.concatenate([empty[task], *(part[task].numpy() for part in parts)]) for task in tasks},
         targets={task: batch.targets[task].cpu().numpy()[rows] for task in tasks},
         mask={task: batch.target_mask[task].cpu().numpy()[rows] for task in tasks},
+        shares={m: np.concatenate([part[m].numpy() for part in shares]) for m in (shares[0] if shares else ())},
     )
 
 
 @torch.no_grad()
 def segment(model: MultimodalModel, batch: Batch, *, rows: NDArray[np.int64], tasks: Mapping[str, TaskPlan]) -> Told:
     """Voxels and distances of each structure in those of ``rows`` in which somebody drew; no map is kept."""
+    model.objective = TASKS
     model.eval()
     of = {task: str(plan.modality) for task, plan in tasks.items()}
     drawn = {task: batch.present[m] & batch.target_mask[task].flatten(1).any(1) for task, m in of.items()}
     rows = rows[torch.stack([*drawn.values()]).any(0).cpu().numpy()[rows]]
     needed = replace(
         batch,
-        inputs={m: batch.inputs[m] for m in set(of.values())},
+        inputs=batch.inputs if model.staged else {m: batch.inputs[m] for m in set(of.values())},
         targets={task: batch.targets[task] for task in tasks},
         target_mask={task: batch.target_mask[task] for task in tasks},
         features={},

@@ -21,6 +21,7 @@ from fl_client.training.features import FeatureCache
 from fl_client.training.findings import judged
 from fl_client.training.gradients import Gradients, Ranks
 from fl_client.training.judge import Judge
+from fl_client.training.learning import light
 from fl_client.training.local import LocalGroups
 from fl_client.training.noised import judge_noised
 from fl_client.training.optimizer import Optimizer
@@ -183,6 +184,21 @@ class Trainer:
             more = judged(judge, self._model, self._batch, name="personal", whole=False).evaluation
             found = found.model_copy(update={"evaluation": found.evaluation + more})
         return found
+
+    def learned(self, *, round: int, arrays: Arrays) -> Findings:
+        """Judge the model that a round ended with, in the light form of the learning curves, on held-out patients.
+
+        Args:
+            round: that this site has finished.
+            arrays: the shared groups; what this site has of its own is as its last round until then left it.
+
+        Raises:
+            ConsiliumError: this site's local groups of that round are lost (1).
+        """
+        load(self._model, {**self._initial, **(self._local.before(round + 1) or {}), **arrays})
+        self._model.enter(round)
+        judge = Judge(study=self._study, site=self._site, cohort=self._cohort)
+        return light(judge, self._model, self._batch, known=self._features.fill(self._batch), round=round)
 
     def finished(self, arrays: Arrays) -> tuple[Judge, MultimodalModel, Batch]:
         """The finished model that the arrays make, with who judges it and on what."""

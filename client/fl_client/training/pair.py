@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_client.training.contributions import filled
 from fl_client.training.judge import Judge, Told, predict, segment
@@ -20,6 +21,7 @@ from fl_shared.wire import Arrays
 if TYPE_CHECKING:
     from fl_client.training.loop import Trainer
 
+Places = NDArray[np.int64]
 Said = Mapping[tuple[str, str], Told]
 """(set of modalities, task) -> what a model says."""
 
@@ -27,7 +29,9 @@ Said = Mapping[tuple[str, str], Told]
 def judge_pair(first: Trainer, second: Trainer, *, arrays: Arrays, name: str) -> Findings:
     """What is told of the first model, with its differences to the second.
 
-    Of a set of modalities that not the same samples have in both models' reading, nothing is told.
+    Differences are told where the second model can read every sample that the first is told of: a difference of fewer
+    would tell of patients of whom no number is released. A first model without inputs that state the diagnosis is
+    compared with what the second says without them.
 
     Args:
         first: of the study's own model.
@@ -38,9 +42,13 @@ def judge_pair(first: Trainer, second: Trainer, *, arrays: Arrays, name: str) ->
     own, other = apart(arrays)
     judge, model, batch = first.finished(own)
     one = said(judge, model, batch)
-    two = said(*second.finished(other))
+    beside, model, batch = second.finished(other)
+    two = said(beside, model, batch)
+    if all(not plan.leaky for plan in judge.study.modalities.values()):
+        two = two | {("all", task): told for (subset, task), told in two.items() if subset == "headline"}
     found = first.evaluate(arrays=own, name=name)
-    return found.model_copy(update={"differences": tuple(_differences(judge, one, two, name=name))})
+    ids = beside.cohort.sample_ids
+    return found.model_copy(update={"differences": tuple(_differences(judge, one, two, ids=ids, name=name))})
 
 
 def said(judge: Judge, model: MultimodalModel, batch: Batch) -> dict[tuple[str, str], Told]:
@@ -57,11 +65,15 @@ def said(judge: Judge, model: MultimodalModel, batch: Batch) -> dict[tuple[str, 
     return told
 
 
-def _differences(judge: Judge, one: Said, two: Said, *, name: str) -> Iterator[Difference]:
+def _differences(judge: Judge, one: Said, two: Said, *, ids: Sequence[str], name: str) -> Iterator[Difference]:
+    """``ids``: of the second cohort's samples."""
     study, site, cohort = judge.study, judge.site, judge.cohort
     for (subset, task), told in one.items():
         against = two.get((subset, task))
-        if against is None or not _same(told, against, task):
+        if against is None:
+            continue
+        there = _found(told, against, ids=cohort.sample_ids, against_ids=ids)
+        if len(there) < len(told.rows) or not _same(told, against, task, there):
             continue
         yield from paired_differences(
             site=site.name,
@@ -72,7 +84,7 @@ def _differences(judge: Judge, one: Said, two: Said, *, name: str) -> Iterator[D
             model=name,
             against=AGAINST,
             predictions=told.predictions[task],
-            predictions_against=against.predictions[task],
+            predictions_against=against.predictions[task][there],
             targets=told.targets[task],
             mask=told.mask[task],
             patients=cohort.patient[told.rows],
@@ -82,10 +94,15 @@ def _differences(judge: Judge, one: Said, two: Said, *, name: str) -> Iterator[D
         )
 
 
-def _same(one: Told, two: Told, task: str) -> bool:
-    """Whether both models were asked about the same samples and outcomes."""
-    return (
-        np.array_equal(one.rows, two.rows)
-        and np.array_equal(one.mask[task], two.mask[task])
-        and np.array_equal(one.targets[task], two.targets[task], equal_nan=True)
+def _found(one: Told, two: Told, *, ids: Sequence[str], against_ids: Sequence[str]) -> Places:
+    """Where the first's samples stand in the second, in the order of the first; those that it cannot read are left."""
+    first, second = np.array(ids, dtype=str)[one.rows], np.array(against_ids, dtype=str)[two.rows]
+    _, here, there = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    return there[np.argsort(here)]
+
+
+def _same(one: Told, two: Told, task: str, there: Places) -> bool:
+    """Whether both know the same outcomes of these samples."""
+    return np.array_equal(one.mask[task], two.mask[task][there]) and np.array_equal(
+        one.targets[task], two.targets[task][there], equal_nan=True
     )

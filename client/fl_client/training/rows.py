@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_client.data.cohort import Cohort
+from fl_client.data.traits import has_every
 from fl_shared.models.interface import Batch, each_tensor
-from fl_shared.study import STACK_SHARE, EvaluationPlan, PhasePlan, in_stack
+from fl_shared.models.systems.system import ALONE
+from fl_shared.study import STACK_SHARE, EvaluationPlan, PhasePlan, Study, in_stack, is_taken
 
 T = TypeVar("T")
 
@@ -67,6 +69,22 @@ def phase_rows(cohort: Cohort, phase: PhasePlan, *, site: str, plan: EvaluationP
     stack = np.array([in_stack(patient, site=site, plan=plan) for patient in cohort.patient_ids], dtype=bool)
     chosen: NDArray[np.int64] = rows[stack[cohort.patient[rows]] == (phase.patients == "stack")]
     return chosen
+
+
+def trained_rows(cohort: Cohort, phase: PhasePlan, *, study: Study) -> NDArray[np.int64]:
+    """As `phase_rows`, without the samples lacking a modality that the study leaves out (`TrainingPlan.unpaired`).
+
+    Where each modality is trained alone (MedFuse's first stage), nothing is left out. What is left out of a patient
+    hangs on its own samples and its hash alone: a patient more or less is that patient's records more or less.
+    """
+    rows = phase_rows(cohort, phase, site=cohort.site, plan=study.evaluation)
+    share = study.training.unpaired
+    if share == 1 or phase.objective in ALONE:
+        return rows
+    plan, site = study.evaluation, cohort.site
+    taken = np.array([is_taken(p, site=site, plan=plan, share=share) for p in cohort.patient_ids], dtype=bool)
+    kept: NDArray[np.int64] = rows[(has_every(cohort.present, study.modalities) | taken[cohort.patient])[rows]]
+    return kept
 
 
 def share_of(phase: PhasePlan) -> float:

@@ -17,7 +17,7 @@ from fl_shared.metrics.disclosure import MIN_CELL, Cell
 from fl_shared.results import EvaluationRow
 from fl_shared.site import Site
 from fl_shared.study import EvaluationPlan
-from fl_shared.subgroups import AGE, age_groups, concept_words, grouped_concept
+from fl_shared.subgroups import AGE, PAIRED, PAIRS, age_groups, concept_words, grouped_concept
 
 FEW = f"suppressed: fewer than {MIN_CELL} patients in a group, with, or without, the event"
 
@@ -26,6 +26,8 @@ def groups_of(variable: str, plan: EvaluationPlan, site: Site) -> tuple[str, ...
     """Names of a variable's groups, in their order."""
     if variable == AGE:
         return age_groups(plan.age_edges)
+    if variable == PAIRED:
+        return PAIRS
     known = grouped_concept(variable)
     return tuple(concept_words(known).values()) if known is not None else site.subgroups[variable].groups
 

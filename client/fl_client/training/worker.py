@@ -92,6 +92,10 @@ class Worker:
 
         return judge_pair(self._trainer(study), self._trainer(other_study(study)), arrays=arrays, name=name)
 
+    def learned(self, study: Study, *, round: int, arrays: Arrays) -> Findings:
+        """Judge the model of a round in the light form of the learning curves."""
+        return self._trainer(study).learned(round=round, arrays=arrays)
+
     def _trainer(self, study: Study) -> Trainer:
         from fl_client.data.load import load_cohort
         from fl_client.training.loop import Trainer

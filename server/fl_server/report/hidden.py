@@ -40,6 +40,11 @@ def sweep(results: Results, task: str, index: int) -> Sweep | None:
     return Sweep(picture=_picture(results, rows, key=f"hidden{index}"), columns=columns, rows=rows)
 
 
+def what(results: Results) -> str:
+    """What is hidden, in words."""
+    return " and ".join(results.study.hidden_of) or "the inputs"
+
+
 def share(subgroup: str) -> float:
     """0.5 of 'hidden=0.5'; 0 of no subgroup."""
     return float(subgroup.removeprefix(HIDDEN) or 0.0)
@@ -68,7 +73,8 @@ def _picture(
             return None
         if metric.chance is not None:
             axes.axhline(metric.chance, color=GRID, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set(xlabel="Share of the inputs hidden at random", ylabel=metric.title)
+        axes.set(xlabel=f"Share of {what(results)} hidden at random", ylabel=metric.title)
         axes.xaxis.set_major_formatter(lambda part, _: f"{part:.0%}")
         axes.grid(axis="y", color=GRID, linewidth=0.7)
-    return Picture(svg=drawn.svg, alt=f"{metric.title} as inputs are hidden. {'; '.join(reversed(said))}.", caption="")
+    alt = f"{metric.title} as more of {what(results)} is hidden. {'; '.join(reversed(said))}."
+    return Picture(svg=drawn.svg, alt=alt, caption="")

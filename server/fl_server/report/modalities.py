@@ -1,13 +1,15 @@
-"""What each modality is worth: the headline metric of every set of inputs, and exact Shapley values."""
+"""What inputs are worth: the headline metric of every set of them, Shapley values, attention, groups of fields."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fl_server.report import view
-from fl_server.report.forest import Forest, Group, Line, around_zero
+from fl_server.report.forest import Axis, Forest, Group, Line, around_zero
 from fl_shared.metrics.table import METRICS
-from fl_shared.results import EvaluationRow, Results
+from fl_shared.results import Contribution, EvaluationRow, Importance, Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,28 +68,60 @@ def _uses(results: Results, task: str, modalities: str) -> tuple[bool, ...]:
 
 def contributions(results: Results, task: str) -> list[Forest]:
     """A forest a label and model: a group a modality, sites within; right of 0 the modality helps."""
-    mine = [
-        c for c in results.contributions if c.task == task and c.site in results.sites and c.model != view.RECALIBRATED
-    ]
+    mine = [c for c in results.contributions if c.task == task]
+    return _added(results, mine, of=lambda c: c.modality, order=results.study.modalities, what="modality")
+
+
+def importance(results: Results, task: str) -> list[Forest]:
+    """The same of groups of fields."""
+    mine = [i for i in results.importance if i.task == task]
+    return _added(results, mine, of=lambda i: i.group, order=(), what="group of fields")
+
+
+def attention(results: Results) -> list[Forest]:
+    """A forest a model: a group a modality, sites within; the line is even attention."""
+    place, forests = view.site_order(results), []
+    mine = sorted((a for a in results.attention if a.site in results.sites), key=lambda a: place.index(a.site))
+    for model in dict.fromkeys(part.model for part in mine):
+        chosen = [part for part in mine if part.model == model]
+        names = [m for m in results.study.modalities if any(part.modality == m for part in chosen)]
+        groups = [
+            Group(name=m, lines=tuple(Line(name=a.site, told=a, kind=a.role) for a in chosen if a.modality == m))
+            for m in names
+        ]
+        caption = "Part of the attention that each modality gets"
+        caption += f", of {model}" if model != view.main_model(results) else ""
+        axis = Axis(low=0.0, high=1.0, reference=1 / len(names))
+        forests.append(Forest(caption=caption, groups=tuple(groups), axis=axis))
+    return forests
+
+
+Added = TypeVar("Added", Contribution, Importance)
+
+
+def _added(
+    results: Results, parts: Sequence[Added], *, of: Callable[[Added], str], order: Sequence[str], what: str
+) -> list[Forest]:
+    mine = [part for part in parts if part.site in results.sites and part.model != view.RECALIBRATED]
     place = view.site_order(results)
     forests = []
-    for label, model, metric in dict.fromkeys((c.label, c.model, c.metric) for c in mine):
-        chosen = [c for c in mine if (c.label, c.model, c.metric) == (label, model, metric)]
+    for task, label, model, metric in dict.fromkeys((p.task, p.label, p.model, p.metric) for p in mine):
+        chosen = [p for p in mine if (p.label, p.model, p.metric) == (label, model, metric)]
         groups = [
             Group(
                 name=name,
                 lines=tuple(
-                    Line(name=c.site, told=c, kind=c.role)
-                    for c in sorted(chosen, key=lambda c: place.index(c.site))
-                    if c.modality == name
+                    Line(name=p.site, told=p, kind=p.role)
+                    for p in sorted(chosen, key=lambda p: place.index(p.site))
+                    if of(p) == name
                 ),
             )
-            for name in dict.fromkeys((*results.study.modalities, *(c.modality for c in chosen)))
+            for name in dict.fromkeys((*order, *map(of, chosen)))
         ]
         title = f"{task}, {label}" if label not in ("", "macro") else task
         forests.append(
             Forest(
-                caption=f"{title}: what each modality adds to the {METRICS[metric].title}"
+                caption=f"{title}: what each {what} adds to the {METRICS[metric].title}"
                 + (f" of {model}" if model != view.main_model(results) else ""),
                 groups=tuple(group for group in groups if group.lines),
                 axis=around_zero([line for group in groups for line in group.lines]),

@@ -13,6 +13,7 @@ from fl_server.report import (
     differences,
     hidden,
     incidence,
+    learning,
     modalities,
     recalibrated,
     rounds,
@@ -48,6 +49,7 @@ SECTIONS = {
     "differences": "Models compared",
     "statistics": "Statistics",
     "privacy": "Privacy",
+    "learning": "Learning curves",
     "rounds": "Rounds",
     "tripod": "TRIPOD+AI",
     "card": "Model card",
@@ -74,8 +76,10 @@ class TaskView:
     subgroups: Forest | None
     sets: modalities.Sets
     contributions: tuple[Forest, ...]
+    importance: tuple[Forest, ...]
     hidden: hidden.Sweep | None
     differences: tuple[Forest, ...]
+    learning: learning.Learning | None
     tables: tuple[MetricTable, ...]
 
     @property
@@ -112,6 +116,8 @@ def _filled(results: Results) -> dict[str, object]:
         "cohort": cohort,
         "counted": counted,
         "hidden_share": hidden.share,
+        "hidden_what": hidden.what(results),
+        "attention": modalities.attention(results),
         "compared": recalibrated.SHOWN,
         "recalibrated": recalibrated.pairs(results),
         "rounds": rounds.shown(results.rounds),
@@ -136,7 +142,9 @@ def _task(results: Results, name: str, index: int) -> TaskView:
         subgroups=subgroups.forest(results, name),
         sets=modalities.sets(results, name),
         contributions=tuple(modalities.contributions(results, name)),
+        importance=tuple(modalities.importance(results, name)),
         hidden=hidden.sweep(results, name, index),
         differences=tuple(differences.forests(results, name)),
+        learning=learning.learning(results, name, index),
         tables=tuple(metric_tables(results, name)),
     )

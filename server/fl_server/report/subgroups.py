@@ -8,6 +8,7 @@ from fl_shared.metrics.table import METRICS
 from fl_shared.results import EvaluationRow, Results
 
 HIDDEN = "hidden="
+PAIRED = {"paired=yes": "every modality there", "paired=no": "some modality lacking"}
 
 
 def forest(results: Results, task: str) -> Forest | None:
@@ -39,5 +40,6 @@ def _place(row: EvaluationRow) -> tuple[bool, str, str]:
 
 def _line(row: EvaluationRow) -> Line:
     variable, _, category = row.subgroup.partition("=")
-    name = f"{variable}: {category}" if category else variable or "all judged patients"
+    plain = f"{variable}: {category}" if category else variable or "all judged patients"
+    name = PAIRED.get(row.subgroup, plain)
     return Line(name=name, told=row, kind=row.role, cells=(view.count(row.events),))

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from fl_shared.metrics.table import METRICS, Metric, MetricName, metrics_of
-from fl_shared.results import Contribution, Difference, EvaluationRow, Gap, PrivacyResult, Results, Summary
+from fl_shared.results import (
+    Attention,
+    Contribution,
+    Difference,
+    EvaluationRow,
+    Gap,
+    Importance,
+    LearningPoint,
+    PrivacyResult,
+    Results,
+    Summary,
+)
 
 ROLE_NAMES = {"external": "external", "train": "internal"}
 NO_VALUE = "–"
-Told = EvaluationRow | Summary | Gap | Difference | Contribution
 RECALIBRATED = "recalibrated"  # its order of patients is the raw model's: told beside it, not in headlines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value of a metric, its interval and what is to be said of it, wherever it was told."""
+
+    metric: MetricName
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    note: str = ""
+
+
+Told = EvaluationRow | Summary | Gap | Difference | Contribution | Importance | Attention | LearningPoint | Estimate
 
 
 def site_order(results: Results) -> list[str]:
@@ -133,7 +158,9 @@ def span(low: float, high: float, row: Told) -> str:
 
 
 def number(value: float, row: Told) -> str:
-    """Three decimals of a share, four digits of what has a unit."""
+    """Three decimals of a share, four digits of what has a unit; of attention the two that are told."""
+    if isinstance(row, Attention):
+        return f"{value:.2f}"
     return f"{value:.4g}" if METRICS[row.metric].in_unit else f"{value:.3f}"
 
 

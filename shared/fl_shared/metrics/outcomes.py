@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fl_shared.metrics.bootstrap import Metrics
 from fl_shared.metrics.calibration import Calibration, by_patient
+from fl_shared.metrics.called import Called
 from fl_shared.metrics.discrimination import Ranking
 
 Floats = NDArray[np.float64]
@@ -24,6 +25,7 @@ class Risks:
     ranking: Ranking
     event_patients: Integers  # (P,) patient of each event, in the ranking's order
     other_patients: Integers  # (Q,)
+    called: Called
     calibration: Calibration
 
     @classmethod
@@ -34,15 +36,16 @@ class Risks:
             ranking=ranking,
             event_patients=patients[ranking.events],
             other_patients=patients[ranking.others],
+            called=Called.of(scores, targets, patients, cohort=cohort),
             calibration=Calibration.of(scores, targets, patients, cohort=cohort),
         )
 
     def metrics(self, weights: Integers) -> Metrics:
-        """AUROC, average precision, sensitivity and calibration, each (b,), under ``weights`` (b, K)."""
+        """AUROC, average precision, sensitivity, accuracy, F1 and calibration, each (b,), under ``weights`` (b, K)."""
         chosen = weights[:, self.event_patients], weights[:, self.other_patients]
         auroc, auprc, sensitivity = self.ranking.ranked(*chosen)
-        calibrated = self.calibration.metrics(weights)
-        return {"auroc": auroc, "auprc": auprc, "sensitivity_at_90": sensitivity, **calibrated}
+        ranked: Metrics = {"auroc": auroc, "auprc": auprc, "sensitivity_at_90": sensitivity}
+        return {**ranked, **self.called.metrics(weights), **self.calibration.metrics(weights)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Literal
 from fl_shared.task import TaskType
 
 MetricName = Literal[
-    "auroc", "auprc", "sensitivity_at_90", "brier", "brier_reliability", "brier_resolution", "expected_observed",
-    "calibration_in_the_large", "calibration_slope", "ece", "mae", "medae", "r2", "kappa", "harrell_c", "uno_c", "ibs",
-    "uno_auc", "dice", "hd95",
+    "auroc", "auprc", "sensitivity_at_90", "accuracy", "f1", "brier", "brier_reliability", "brier_resolution",
+    "expected_observed", "calibration_in_the_large", "calibration_slope", "ece", "mae", "medae", "r2", "kappa",
+    "harrell_c", "uno_c", "ibs", "uno_auc", "dice", "hd95",
 ]  # fmt: skip
 
 
@@ -72,6 +72,19 @@ METRICS: Mapping[MetricName, Metric] = MappingProxyType(
             "0.1 is what chance gives.",
             types=_CLASSES,
             chance=0.1,
+            tells_events=True,
+        ),
+        "accuracy": Metric(
+            title="Accuracy",
+            explained="share of the samples that are called rightly when a risk above one half is called; compare it "
+            "with the share of the more frequent outcome.",
+            types=_CLASSES,
+            tells_events=True,
+        ),
+        "f1": Metric(
+            title="F1",
+            explained="harmonic mean of precision and sensitivity when a risk above one half is called.",
+            types=_CLASSES,
             tells_events=True,
         ),
         "brier": Metric(

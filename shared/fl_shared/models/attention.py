@@ -6,6 +6,8 @@ per-patient gradients are exact. Shapes: queries (B, T, d), keys and values (B, 
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +19,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, *, heads: in
     q, k, v = (_split(x, heads) for x in (query, key, value))
     found: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
     return found.transpose(1, 2).flatten(2)
+
+
+def attention(query: Tensor, key: Tensor, mask: Tensor, *, heads: int) -> Tensor:
+    """What `attend` weighs the values with, mean over the heads: (B, T, S), each query's weights add up to 1."""
+    q, k = (_split(x, heads) for x in (query, key))
+    likeness = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).masked_fill(~mask[:, None, None, :], -math.inf)
+    return likeness.softmax(-1).mean(1)
 
 
 class PairAttention(nn.Module):

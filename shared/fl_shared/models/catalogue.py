@@ -64,7 +64,10 @@ def example_study(system: System, preset: str, *, fusion: str | None = None) -> 
 
 def _system(system: System) -> dict[str, Any]:
     studies = {preset: example_study(system, preset) for preset in PRESETS}
-    refused = {fusion: system.refuses(example_study(system, "small", fusion=fusion)) for fusion in system.fusions}
+    each = {fusion: example_study(system, "small", fusion=fusion) for fusion in system.fusions}
+    refused = {fusion: system.refuses(study) for fusion, study in each.items()}
+    phases = {fusion: _phases(system, study) for fusion, study in each.items()}
+    usual = phases[system.fusions[0]]
     return {
         "name": system.name,
         "title": system.title,
@@ -73,13 +76,18 @@ def _system(system: System) -> dict[str, Any]:
         "tasks": list(system.tasks),
         "fusions": list(system.fusions),
         "encoders": {name: plan.encoder for name, plan in studies["small"].modalities.items()},
-        "phases": [
-            {"name": phase.name, "trains": list(phase.trains), "patients": phase.patients, "does": phase.does}
-            for phase in system.phases(outline(studies["small"]))
-        ],
+        "phases": usual,
+        "other_phases": {fusion: own for fusion, own in phases.items() if own != usual},
         "not_private": {fusion: why for fusion, why in refused.items() if why},
         "parameters": {preset: _parameters(partial(compose, study, {})) for preset, study in studies.items()},
     }
+
+
+def _phases(system: System, study: Study) -> list[dict[str, Any]]:
+    return [
+        {"name": phase.name, "trains": list(phase.trains), "patients": phase.patients, "does": phase.does}
+        for phase in system.phases(outline(study))
+    ]
 
 
 def _encoders() -> Iterator[dict[str, Any]]:
@@ -123,6 +131,8 @@ def _spec(model: ModelPlan) -> FusionSpec:
         levels=dict.fromkeys(two, (64, 64, 128)),
         tasks={"task": 1},
         model=model,
+        kinds={"a": "waveform", "b": "table"},
+        own=dict.fromkeys(two, model.width),
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from fl_shared.models import parts  # noqa: F401 - they register themselves
 from fl_shared.models.fusion.missing import MissingAdapter
+from fl_shared.models.heads.trunk import TaskHead
 from fl_shared.models.interface import Fusion, FusionSpec, StagedEncoder
 from fl_shared.models.lora import LAYERS, add_lora
 from fl_shared.models.masked import MaskedSeries
@@ -16,7 +18,7 @@ from fl_shared.models.model import MASKED, UNIMODAL, MultimodalModel
 from fl_shared.models.registry import DECODERS, ENCODERS, FUSIONS, HEADS
 from fl_shared.models.weights import find
 from fl_shared.plans import SERIES
-from fl_shared.study import Study
+from fl_shared.study import Study, TaskPlan
 
 
 def compose(study: Study, weights: Mapping[str, Path]) -> MultimodalModel:
@@ -36,7 +38,7 @@ def compose(study: Study, weights: Mapping[str, Path]) -> MultimodalModel:
             key = f"modalities.{name}.encoder"
             add_lora(encoders[name], name=named[name], key=key, rank=study.model.lora_rank)
     fused = {name: task for name, task in study.tasks.items() if task.modality is None}
-    fusion, widths = _fusion(study, encoders, tasks={name: task.outputs for name, task in fused.items()})
+    fusion, widths = _fusion(study, encoders, tasks=fused)
     features = None if fusion.predicts else fusion.out_features
     heads: dict[str, nn.Module] = {name: _head(study, name, features) for name in fused}
     objectives = {phase.objective for phase in study.training.phases}
@@ -58,8 +60,13 @@ def _head(study: Study, name: str, features: int | None) -> nn.Module:
     return HEADS.get(task.head, key=f"tasks.{name}.type").build(task, features, study.model)
 
 
+def _start(study: Study, name: str) -> Tensor | None:
+    """Where the logits of a task's untrained head stand, if not at 0."""
+    return cast(TaskHead, _head(study, name, 1)).start
+
+
 def _fusion(
-    study: Study, encoders: Mapping[str, StagedEncoder], *, tasks: Mapping[str, int]
+    study: Study, encoders: Mapping[str, StagedEncoder], *, tasks: Mapping[str, TaskPlan]
 ) -> tuple[Fusion, dict[str, int]]:
     """The fusion, able to do without a modality, and the width at which it gets each."""
     entry = FUSIONS.get(study.model.fusion, key="model.fusion")
@@ -68,8 +75,11 @@ def _fusion(
         modalities=tuple(encoders),
         widths=widths,
         levels={name: encoder.stage_channels[-3:] for name, encoder in encoders.items()},
-        tasks=tasks,
+        tasks={name: task.outputs for name, task in tasks.items()},
         model=study.model,
+        kinds={name: plan.kind for name, plan in study.modalities.items()},
+        own={name: encoder.width for name, encoder in encoders.items()},
+        starts={name: start for name in tasks if (start := _start(study, name)) is not None},
     )
     fusion = entry.build(spec)
     return fusion if fusion.native_missing else MissingAdapter(fusion, spec), widths

@@ -106,19 +106,37 @@ class AuxLogits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """Attention that is to be largest where a prediction errs least: attention and logits of K representations, each
+    (B, C, K), and which of them a row has, valid (B, K).
+    """
+
+    task: str
+    attention: Tensor
+    logits: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class FusionOutput:
     """What a fusion gives.
 
-    fused: (B, D). per_class: (B, C, D), where a fusion gives one vector a label. logits: task -> (B, C), where the
-    fusion predicts itself (stacking, averages): the task's head then has no layer of its own. auxiliary: objective ->
-    further predictions. losses: objective -> (B,), what each row adds.
+    fused: (B, D). per_class: task -> (B, C, D), where a fusion gives one vector an output. logits: task -> (B, C),
+    where the fusion predicts itself (stacking, averages): the task's head then has no layer of its own. auxiliary:
+    objective -> further predictions. losses: objective -> (B,), what each row adds. ranked: under objective 'tasks',
+    attention that is trained by the targets (`fl_shared.models.ranking`).
     """
 
     fused: Tensor
-    per_class: Tensor | None = None
+    per_class: Mapping[str, Tensor] = field(default_factory=dict)
     logits: Mapping[str, Tensor] = field(default_factory=dict)
     auxiliary: Mapping[str, tuple[AuxLogits, ...]] = field(default_factory=dict)
     losses: Mapping[str, Tensor] = field(default_factory=dict)
+    ranked: tuple[Ranked, ...] = ()
+
+    def of(self, task: str) -> FusionOutput:
+        """What a task's head reads: ``fused`` (B, D), or (B, C, D) where there is one vector an output."""
+        return FusionOutput(fused=self.per_class.get(task, self.fused))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +203,9 @@ class FusionSpec:
     """What a fusion is built for.
 
     modalities: in the order of the study; widths: modality -> width of pooled and tokens; levels: modality -> channels
-    of its three levels; tasks: task -> numbers that its head gives (segmentations are not the fusion's); model: sizes.
+    of its three levels; tasks: task -> numbers that its head gives (segmentations are not the fusion's); model: sizes;
+    kinds: modality -> kind; own: modality -> width of its encoder's pooled vector, before any adapter; starts: task ->
+    what its head adds to the logits of an untrained map, where it adds anything (`TaskHead.start`).
     """
 
     modalities: tuple[str, ...]
@@ -193,6 +213,9 @@ class FusionSpec:
     levels: Mapping[str, tuple[int, ...]]
     tasks: Mapping[str, int]
     model: ModelPlan
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, int] = field(default_factory=dict)
+    starts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Fusion(nn.Module, ABC):
@@ -221,6 +244,14 @@ class Fusion(nn.Module, ABC):
         are 0; what is given for them must not hang on the others' rows, and must not reach another modality.
         """
         raise NotImplementedError(f"{type(self).__name__} does not act inside encoders")
+
+    def shares(
+        self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor] | None:
+        """Share (B,) of each modality, of a fusion that weighs them: 0 where it is absent, together 1. None: no shares
+        are defined.
+        """
+        return None
 
     def choose(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> None:
         """Fill the buffers that a phase with objective 'choose' trains, from these rows. Most have none."""

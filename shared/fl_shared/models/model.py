@@ -16,23 +16,27 @@ from fl_shared.models.interface import (
     Fusion,
     FusionOutput,
     Head,
+    Ranked,
     StagedEncoder,
     each_tensor,
 )
 from fl_shared.models.masked import MaskedSeries
+from fl_shared.models.ranking import attention_ranking
 from fl_shared.plans import SERIES
 from fl_shared.study import Study
+from fl_shared.task import RISKY
 
 TASKS, SEGMENTATION, UNIMODAL, MASKED, CHOOSE = "tasks", "segmentation", "unimodal", "masked", "choose"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """logits: task -> (B, C); auxiliary predictions, and losses (B,) each, of the model's objective."""
+    """logits: task -> (B, C); auxiliary predictions, losses (B,) each, ranked attention, of the model's objective."""
 
     logits: Mapping[str, Tensor]
     auxiliary: tuple[AuxLogits, ...] = ()
     losses: tuple[Tensor, ...] = ()
+    ranked: tuple[Ranked, ...] = ()
 
 
 class MultimodalModel(nn.Module):
@@ -112,13 +116,23 @@ class MultimodalModel(nn.Module):
         fused = self.fusion(outputs, present)
         logits = {}
         if self.objective == TASKS:
-            own = self.fusion.predicts
-            logits = {task: fused.logits[task] if own else self.heads[task](fused) for task in self._fused}
+            logits = self._logits(fused)
             if self.training:
                 trained = {t: m for t, m in self.drawn.items() if m not in batch.features}
                 logits |= {task: self.heads[task](encoded[m].levels) for task, m in trained.items()}
         losses = (fused.losses[self.objective],) if self.objective in fused.losses else ()
-        return Outputs(logits=logits, auxiliary=fused.auxiliary.get(self.objective, ()), losses=losses)
+        ranked = fused.ranked if self.objective == TASKS else ()
+        return Outputs(logits=logits, auxiliary=fused.auxiliary.get(self.objective, ()), losses=losses, ranked=ranked)
+
+    def traced(self, batch: Batch) -> tuple[dict[str, Tensor], Mapping[str, EncoderOutput]]:
+        """Logits of the tasks, and what the encoders gave on the way there, for gradients of the one by the other."""
+        encoded = self._encoded(batch, batch.present)
+        outputs = {name: self._adapt(name, output, batch.present[name]) for name, output in encoded.items()}
+        return self._logits(self.fusion(outputs, batch.present)), encoded
+
+    def _logits(self, fused: FusionOutput) -> dict[str, Tensor]:
+        own = self.fusion.predicts
+        return {task: fused.logits[task] if own else self.heads[task](fused.of(task)) for task in self._fused}
 
     def encode(self, name: str, batch: Batch) -> EncoderOutput:
         """What the encoder of a modality makes of the rows; absent rows' inputs are read as 0."""
@@ -140,6 +154,14 @@ class MultimodalModel(nn.Module):
         )
 
     @torch.no_grad()
+    def shares(self, batch: Batch) -> Mapping[str, Tensor] | None:
+        """What part (B,) each modality has in what is fused of a row, where the fusion says so (`Fusion.shares`)."""
+        present = self._present(batch)
+        encoded = self._encoded(batch, present)
+        outputs = {name: self._adapt(name, output, present[name]) for name, output in encoded.items()}
+        return self.fusion.shares(outputs, present)
+
+    @torch.no_grad()
     def features(self, name: str, batch: Batch) -> EncoderOutput:
         """As `encode`, in evaluation mode, without what the fusion does not need: for `Batch.features`."""
         self.encoders[name].eval()
@@ -156,16 +178,21 @@ class MultimodalModel(nn.Module):
     def segment(self, batch: Batch) -> dict[str, Tensor]:
         """Logits (B, frames, slices, classes, size, size) of every segmentation.
 
-        The encoders always run: what is kept as `Batch.features` lacks the maps, which are large.
+        The encoders always run: what is kept as `Batch.features` lacks the maps, which are large. A fusion inside them
+        acts here too, since the decoders learnt from what it leaves.
         """
         given = replace(batch, features={})
-        encoded = {name: self.encode(name, given) for name in set(self.drawn.values())}
+        if self.staged:
+            encoded = self._encoded(given, batch.present)
+        else:
+            encoded = {name: self.encode(name, given) for name in set(self.drawn.values())}
         return {task: self.heads[task](encoded[name].levels) for task, name in self.drawn.items()}
 
     def losses(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Loss a row (B,), summed over tasks, auxiliary predictions and further losses."""
+        """Loss a row (B,), summed over tasks, auxiliary predictions, ranked attention and further losses."""
         each = [self._loss(task, logits, batch, None) for task, logits in outputs.logits.items()]
         each += [self._loss(aux.task, aux.logits, batch, aux.rows) for aux in outputs.auxiliary]
+        each += [self._rank(ranked, batch) for ranked in outputs.ranked if self._is_risky(ranked.task)]
         return torch.stack([*each, *outputs.losses]).sum(0)
 
     @torch.no_grad()
@@ -186,6 +213,13 @@ class MultimodalModel(nn.Module):
         known = mask if rows is None else mask & rows.view(-1, *[1] * (mask.dim() - 1))
         loss = self._head(task).loss(logits, batch.targets[task], known)
         return loss * self._study.tasks[task].weight
+
+    def _is_risky(self, task: str) -> bool:
+        return self._study.tasks[task].type in RISKY
+
+    def _rank(self, ranked: Ranked, batch: Batch) -> Tensor:
+        loss = attention_ranking(ranked, batch.targets[ranked.task], batch.target_mask[ranked.task])
+        return loss * self._study.tasks[ranked.task].weight
 
     def _adapt(self, name: str, output: EncoderOutput, there: Tensor) -> EncoderOutput:
         """Pooled vector and tokens through one call (ghost clipping allows a layer one a pass); absent rows are 0."""

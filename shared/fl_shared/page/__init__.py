@@ -10,10 +10,10 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 
-def environment(package: str) -> Environment:
-    """Templates of a package, beside this one's ``base.css``; what is filled in is escaped."""
+def environment(*packages: str) -> Environment:
+    """Templates of packages, beside this one's ``base.css``; what is filled in is escaped."""
     return Environment(
-        loader=ChoiceLoader([PackageLoader(package, package_path=""), PackageLoader(__name__, package_path="")]),
+        loader=ChoiceLoader([PackageLoader(package, package_path="") for package in (*packages, __name__)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -145,6 +145,6 @@ def study_of(patients: Mapping[str, Sequence[str]], *, vitals: bool, ecg: bool, 
             "training": {"rounds": 10, "steps": 20, "batch": 16, "learning_rate": 1e-3, "encoders": "shared"},
             "privacy": {"mode": "none"},
             "rounds": {"quorum": training // 2 + 1},
-            "evaluation": EVALUATION.model_dump(),
+            "evaluation": EVALUATION.model_dump(exclude_unset=True),
         }
     )

@@ -146,7 +146,7 @@ def study(sites: Mapping[str, pd.DataFrame]) -> Study:
             },
             "privacy": {"mode": "none"},
             "rounds": {"quorum": training // 2 + 1},
-            "evaluation": EVALUATION.model_dump(),
+            "evaluation": EVALUATION.model_dump(exclude_unset=True),
         }
     )
 

@@ -139,7 +139,7 @@ def _study(patients: Mapping[str, list[str]]) -> Study:
             "training": {"rounds": 10, "steps": 20, "batch": 32, "learning_rate": 1e-3, "encoders": "shared"},
             "privacy": {"mode": "none"},
             "rounds": {"quorum": training // 2 + 1},
-            "evaluation": EVALUATION.model_dump(),
+            "evaluation": EVALUATION.model_dump(exclude_unset=True),
         }
     )
 

@@ -128,7 +128,7 @@ def _study(samples: pd.DataFrame) -> Study:
             "training": {"rounds": 10, "steps": 5, "batch": 8, "learning_rate": 1e-3, "encoders": "shared"},
             "privacy": {"mode": "none"},
             "rounds": {"quorum": 1},
-            "evaluation": EVALUATION.model_dump(),
+            "evaluation": EVALUATION.model_dump(exclude_unset=True),
         }
     )
 

@@ -148,7 +148,7 @@ def _study(sites: Mapping[str, pd.DataFrame]) -> Study:
             "training": {"rounds": 10, "steps": 20, "batch": 32, "learning_rate": 1e-3, "encoders": "shared"},
             "privacy": {"mode": "none"},
             "rounds": {"quorum": 2},
-            "evaluation": EVALUATION.model_dump(),
+            "evaluation": EVALUATION.model_dump(exclude_unset=True),
         }
     )
 

@@ -101,6 +101,15 @@ DEMOS: Mapping[str, Demo] = {
         modalities=("ecg", "ehr"),
         about="A stay of more than 7 days (a set number: the median would be taken from patients), from ECG and EHR.",
     ),
+    "baselines": Demo(
+        tasks={
+            "in_hospital_death": _BINARY,
+            "phenotypes": {"type": "multilabel", "labels": PHENOTYPES},
+            "long_stay": _BINARY,
+        },
+        modalities=("ecg", "ehr"),
+        about="The tasks of MedFuse and LeMoF from ECG and EHR; 'fusion' under [model] names the baseline.",
+    ),
 }
 """System -> its study."""
 

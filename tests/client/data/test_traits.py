@@ -92,12 +92,14 @@ def test_subgroups_and_values_are_read_where_a_study_asks(make_site: Any, study:
     site.samples_path.write_text("".join(f"{a},{b}\n" for a, b in zip(lines, wards, strict=True)))
     plain, _ = load_cohort(site, study)
     assert (plain.traits, plain.groups, plain.report) == ({}, {}, None)
-    asked = asking(study, subgroups=["age", "sex", "ward", "elsewhere"], age_edges=[65, 80], described=True)
+    asked = asking(study, subgroups=["age", "sex", "ward", "paired", "elsewhere"], age_edges=[65, 80], described=True)
     cohort, report = load_cohort(_with_ward(site), asked)
     assert cohort.groups["age"].tolist() == ["0-64", "65-79", "65-79", "80+", ""]
     assert cohort.groups["sex"].tolist() == ["male", "female", "", "male", "female"]
     assert cohort.groups["ward"].tolist() == ["cardiac", "icu", "icu", "", ""]
-    assert set(cohort.groups) == {"age", "sex", "ward"}  # 'elsewhere' is another site's
+    wanted = np.where(cohort.present["ecg"] & cohort.present["ehr"], "yes", "no")
+    assert cohort.groups["paired"].tolist() == wanted.tolist()
+    assert set(cohort.groups) == {"age", "sex", "ward", "paired"}  # 'elsewhere' is another site's
     assert report.repairs["subgroup ward: unknown code, in no group"] == 1
     np.testing.assert_allclose(cohort.traits["age"], [64.9, 65, 79, 80, np.nan], rtol=1e-5)
     np.testing.assert_allclose(cohort.traits["creatinine"], 88.4, rtol=1e-3)
@@ -135,7 +137,8 @@ def test_what_is_hidden_differs_by_patient_modality_and_salt() -> None:
     ("options", "words"),
     [
         ({"hidden": [0.5, 0.5]}, "twice"),
-        ({"hidden": [1.0]}, "less than 1"),
+        ({"hidden": [1.5]}, "less than or equal to 1"),
+        ({"hidden": [1.0]}, "every modality but one"),
         ({"age_edges": [80, 65]}, "rise"),
         ({"subgroups": ["bmi"]}, "no group"),
         ({"subgroups": ["age"], "age_edges": []}, "empty"),

@@ -14,6 +14,7 @@ import numpy as np
 
 from fl_shared.metrics.table import METRICS, metrics_of
 from fl_shared.results import (
+    Attention,
     Contribution,
     Curve,
     Described,
@@ -21,6 +22,9 @@ from fl_shared.results import (
     EvaluationRow,
     Flow,
     Gap,
+    Importance,
+    LearningPoint,
+    PhaseResult,
     PooledApproximate,
     PrivacyResult,
     Results,
@@ -43,7 +47,8 @@ TYPES = {"death": "binary", "events": "multilabel", "survival": "survival", "ef"
 TASKS = {"death": ("",), "events": ("arrhythmia", "decompensation", "stroke", "infarction", "shock"),
          "survival": ("", "90d", "365d"), "ef": ("",)}  # fmt: skip
 MODALITIES = ("cine", "ecg", "ehr", "text")
-SUBGROUPS = ("age=18-64", "age=65-", "sex=female", "sex=male")
+SUBGROUPS = ("age=18-64", "age=65-", "paired=no", "paired=yes", "sex=female", "sex=male")
+GROUPS, PARTS = ("vitals", "labs", "drugs"), {"cine": 0.53, "ecg": 0.13, "ehr": 0.23, "text": 0.13}
 HIDDEN = ("hidden=0.253", "hidden=0.503", "hidden=0.753")
 SETS = [*MODALITIES, *("+".join(c) for k in (2, 3) for c in itertools.combinations(MODALITIES, k)), "all"]
 
@@ -135,6 +140,17 @@ def _described() -> Iterator[Described]:
         yield Described(site=site, variable="outcome death", statistic="share", value=0.233)
 
 
+def _attention() -> Iterator[Attention]:
+    """Parts with 3 as their second and last decimal."""
+    for at, (site, role) in enumerate(SITES.items()):
+        for modality, part in PARTS.items():
+            told = (part, part - 0.1, part + 0.1) if at < 4 else (None, None, None)
+            value, low, high = (None if x is None else round(x, 2) for x in told)
+            note = "" if at < 4 else "suppressed: fewer than 13 patients"
+            yield Attention(site=site, role=role, model="federated", modality=modality, value=value, ci_low=low,
+                            ci_high=high, n=183, note=note)  # fmt: skip
+
+
 def _flow() -> Iterator[Flow]:
     for at, site in enumerate(SITES):
         stages = {"rows of the table": 513, "set aside: outcome-before-index": 23, "set aside: cine: unreadable": None,
@@ -144,6 +160,16 @@ def _flow() -> Iterator[Flow]:
             yield Flow(site=site, stage=stage, samples=abs(told) if told else None, patients=None)
 
 
+def _learning(draw: _Draw) -> Iterator[LearningPoint]:
+    """Of the training sites, in the second phase; east lacks a round."""
+    headline = {"death": ("", "auroc"), "events": ("macro", "auroc"), "survival": ("", "harrell_c"), "ef": ("", "mae")}
+    for number, site in itertools.product(range(33, 84, 10), ("drum_tower", "east")):
+        for task, (label, metric) in headline.items():
+            if (number, site) != (53, "east"):
+                told = draw.estimate(metric, around=0.5 + number / 400)
+                yield LearningPoint(round=number, site=site, task=task, label=label, metric=metric, **told)
+
+
 def everything() -> Results:
     """A study of 5 sites and 4 tasks with all that can be asked for."""
     draw = _Draw()
@@ -151,7 +177,7 @@ def everything() -> Results:
     headline = {"death": ("", "auroc"), "events": ("macro", "auroc"), "survival": ("", "harrell_c"), "ef": ("", "mae")}
     place = {task: {"task": task, "label": label, "modalities": "all", "metric": metric}
              for task, (label, metric) in headline.items()}  # fmt: skip
-    summaries, gaps, differences, contributions = [], [], [], []
+    summaries, gaps, differences, contributions, importance = [], [], [], [], []
     for of in place.values():
         for role in ("external", "train"):
             more = {"prediction_low": 0.503, "prediction_high": 0.853} if role == "external" else {}
@@ -165,6 +191,8 @@ def everything() -> Results:
             plain = {name: value for name, value in of.items() if name != "modalities"}
             contributions += [Contribution(**plain, site=site, role=role, model="federated", modality=modality, n=183,
                               **draw.small()) for modality in MODALITIES]  # fmt: skip
+            importance += [Importance(**plain, site=site, role=role, model="federated", group=group, n=183,
+                           **draw.small()) for group in GROUPS]  # fmt: skip
     rounds = [RoundResult(round=0, outcome="committed", seconds=1.3, sites={})]
     rounds += [RoundResult(round=10 * r + 3, outcome="committed", seconds=20.3, sites={s: SiteRound(status="accepted")
                for s in train}) for r in range(1, 9)]  # fmt: skip
@@ -173,6 +201,7 @@ def everything() -> Results:
         study=StudyResult(
             name="invented", hash="5d" * 32, system="attention", synthetic=True, tasks=TASKS, types=TYPES,
             headline=TASKS, modalities=MODALITIES, leaky=(), package="0.1.0",
+            phases=(PhaseResult(name="unimodal", first=1, last=23), PhaseResult(name="fusion", first=24, last=83)),
         ),
         privacy=PrivacyResult(mode="patient", delta=1e-5, epsilon_budget=8.0,
                               epsilon_spent={"drum_tower": 5.213, "east": 6.873}, trust=("The sites trust nobody.",)),
@@ -183,6 +212,8 @@ def everything() -> Results:
         curves=tuple(_curves(draw)),
         differences=tuple(differences),
         contributions=tuple(contributions),
+        importance=tuple(importance),
+        attention=tuple(_attention()),
         described=tuple(_described()),
         flow=tuple(_flow()),
         summaries=tuple(summaries),
@@ -190,6 +221,7 @@ def everything() -> Results:
         pooled=(PooledApproximate(task="death", label="", modalities="all", model="federated", role="external",
                 sites=("harbour", "west_bank", "lake_side"), value=0.733, ci_low=0.703, ci_high=0.763, n=1203),),
         shifts=(Shift(task="death", label="", shift=-0.213),),
+        learning=tuple(_learning(_Draw())),
         notes=("SYNTHETIC: invented for a test.",),
     )  # fmt: skip
 
@@ -197,7 +229,8 @@ def everything() -> Results:
 def nothing() -> Results:
     """A study that was stopped before anything was trained or judged."""
     found = everything()
-    empty = {name: () for name in ("rounds", "evaluation", "curves", "differences", "contributions", "described",
-             "flow", "summaries", "gaps", "pooled", "shifts", "notes")}  # fmt: skip
+    empty = {name: () for name in ("rounds", "evaluation", "curves", "differences", "contributions", "importance",
+             "attention", "described", "flow", "summaries", "gaps", "pooled", "shifts", "learning",
+             "notes")}  # fmt: skip
     private = PrivacyResult(mode="none", delta=1e-5, epsilon_budget=None, epsilon_spent={})
     return found.model_copy(update={**empty, "privacy": private})

@@ -92,7 +92,8 @@ def test_subgroups_have_all_patients_beside_them(everything):
     found = subgroups.forest(everything, "death")
     assert found.groups[0].name == "harbour (external)"
     names = [line.name for line in found.groups[0].lines]
-    assert names == ["all judged patients", "age: 18-64", "age: 65-", "sex: female", "sex: male"]
+    assert names == ["all judged patients", "age: 18-64", "age: 65-", "some modality lacking",
+                     "every modality there", "sex: female", "sex: male"]  # fmt: skip
     assert not any("hidden" in line.name for group in found.groups for line in group.lines)
 
 
@@ -100,6 +101,25 @@ def test_differences_and_contributions_are_drawn_around_nothing(everything, full
     for shown in (*differences.forests(everything, "death"), *modalities.contributions(everything, "death")):
         assert shown.axis.low == -shown.axis.high and shown.axis.reference == 0
     assert "federated less local_only" in full[2] and "0.043bootstrap" in full[2]
+
+
+def test_attention_and_groups_of_fields_stand_beside_contributions(everything, full, bare):
+    [found] = modalities.attention(everything)
+    assert (found.axis.low, found.axis.high, found.axis.reference) == (0.0, 1.0, 0.25)
+    assert [group.name for group in found.groups] == list(invented.MODALITIES)
+    assert [line.name for line in found.groups[0].lines] == view.site_order(everything)
+    assert view.estimate(found.groups[0].lines[0].told) == "0.53 (0.43–0.63)" in full[2]
+    [worth] = modalities.importance(everything, "death")
+    assert [group.name for group in worth.groups] == list(invented.GROUPS)
+    assert worth.axis.low == -worth.axis.high and "group of fields" in worth.caption
+    assert "What the fusion attends to" in full[2] and "What the fusion attends to" not in bare[2]
+    assert "Groups of fields" in full[2] and "Groups of fields" not in bare[2]
+
+
+def test_what_is_hidden_is_named(everything, read, tmp_path):
+    some = everything.study.model_copy(update={"hidden_of": ("ecg", "text")})
+    text = read(everything.model_copy(update={"study": some}), tmp_path)[2]
+    assert "a share of ecg and text hidden at random" in text and "by share of ecg and text hidden" in text
 
 
 def test_marks_lie_where_their_numbers_say():

@@ -18,7 +18,7 @@ FIELDS = ("age", "sex", "bmi", "ef")
 TOKENS = 24
 FRAMES = 5
 
-for name in ("random_rows", "acceptance", "single_patients"):  # shared by tests of this folder, which is no package
+for name in ("random_rows", "acceptance", "single_patients", "one_patient"):  # shared here: no package
     spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fl_shared.errors import ConsiliumError, ExitCode
-from fl_shared.models.fusion.level_guided import LevelGuidedFusion, build
+from fl_shared.models.fusion.level_guided import LevelGuidedFusion, build, build_first, build_second
 from fl_shared.models.interface import Batch, EncoderOutput, FusionSpec, Level, each_tensor, take
 from fl_shared.study import ModelPlan
 
@@ -222,3 +222,38 @@ def test_levels_that_are_none_and_a_lone_modality_are_refused() -> None:
     )
     with pytest.raises(ConsiliumError, match="at least two"):
         build(spec)
+
+
+# --- ablations
+
+
+def test_one_module_alone() -> None:
+    plan = {"system": "lemof", "width": 8, "heads": 2, "dropout": 0.0}
+    spec = FusionSpec(
+        modalities=tuple(CHANNELS), widths={"a": 5, "b": 8}, levels=CHANNELS, tasks={"t": 1},
+        model=ModelPlan.model_validate(plan),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    both, outputs = build(spec).double().eval(), outputs_of(6)
+    first, second = (make(spec).double().eval() for make in (build_first, build_second))
+    for part in (first, second):
+        own = part.state_dict()
+        part.load_state_dict({name: both.state_dict()[name] for name in own})
+    present = {"a": torch.tensor([1, 1, 0, 1, 1, 1]).bool(), "b": torch.tensor([1, 1, 1, 0, 1, 1]).bool()}
+    whole = both(outputs, present)
+    torch.testing.assert_close(first(outputs, present).logits["t"], whole.auxiliary["tasks"][0].logits)
+    paired = present["a"] & present["b"]
+    found = second(outputs, present).logits["t"]
+    torch.testing.assert_close(found[paired], whole.auxiliary["cross"][0].logits[paired])
+    meta = dict(zip(("a", "b"), whole.auxiliary["meta"], strict=True))  # a modality alone has nothing to attend to
+    torch.testing.assert_close(found[2:4], torch.stack([meta["b"].logits[2], meta["a"].logits[3]]))
+
+
+def test_a_prediction_can_be_traced_to_the_levels_but_no_stack_trains_them() -> None:
+    fusion, outputs = fusion_of(), outputs_of(4)
+    first = outputs["a"].levels[0].map.requires_grad_()
+    for training, reached in ((False, True), (True, False)):
+        fusion.train(training)
+        logits = fusion(outputs, all_present(4)).logits["t"]
+        gradient = torch.autograd.grad(logits.sum(), first, allow_unused=True)[0]
+        assert (gradient is not None and bool(gradient.abs().max() > 0)) is reached

@@ -31,10 +31,11 @@ ROWS = 12
 DEAD = 1e-10  # float64: what should be 0 is below, whatever the rounding
 NEVER = (
     (".*", r"attention\.self\.key\.bias$", "softmax does not see what all keys share"),
-    (".*/(?!levels).*", r"\.across\.bias$", "a LayerNorm does not see what all channels of a token share"),
+    ("(?!fusion mmtm).*/(?!levels).*", r"\.across\.bias$", "a LayerNorm does not see what all channels share"),
     (".*/levels", r"^encoders\.\w+\.norm\.", "stands behind the last level, and LeMoF reads levels only"),
     ("system m_prtm/.*", r"^encoders\.cine\.pool\.", "the encoder is frozen as soon as it can segment"),
     ("head survival_cox/.*", r"^fusion\.norm\.bias$", "the partial likelihood does not see what all patients share"),
+    ("fusion daft .*", r"^fusion\.fusion\.(absent|transform\.bottleneck)\.", "what follows is 0 before the first step"),
 )
 LATER = (
     (".*/segmentation", r"^encoders\.\w+\.(norm|pool)\.", "stands behind the maps, and decoders read maps only"),

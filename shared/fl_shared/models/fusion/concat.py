@@ -27,9 +27,7 @@ class ConcatFusion(Fusion):
         return FusionOutput(fused=torch.cat([outputs[m].pooled for m in self.modalities], dim=1))
 
 
-@FUSIONS.register(
-    "concat", source="Cross-modal alignment for time-to-event; MedFuse's early and joint baselines", projects=False
-)
+@FUSIONS.register("concat", source="Cross-modal alignment for time-to-event", projects=False)
 def build(spec: FusionSpec) -> ConcatFusion:
     """The fusion of the study's modalities."""
     return ConcatFusion(spec)

@@ -30,10 +30,18 @@ class FixedWeightsFusion(Fusion):
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
         """Absent modalities have no share."""
         pooled = torch.stack([outputs[m].pooled for m in self.modalities], dim=1)
+        return FusionOutput(fused=self.blocks((pooled * self._weights(pooled, present)[..., None]).sum(1)))
+
+    def shares(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights of the sum."""
+        weights = self._weights(outputs[self.modalities[0]].pooled, present)
+        return dict(zip(self.modalities, weights.unbind(1), strict=True))
+
+    def _weights(self, like: Tensor, present: Mapping[str, Tensor]) -> Tensor:
+        """(B, M), of what is there."""
         there = torch.stack([present[m] for m in self.modalities], dim=1)
-        weights = pooled.new_tensor(self._shares) * there
-        weights = weights / weights.sum(1, keepdim=True)
-        return FusionOutput(fused=self.blocks((pooled * weights[..., None]).sum(1)))
+        weights = like.new_tensor(self._shares) * there
+        return weights / weights.sum(1, keepdim=True)
 
 
 @FUSIONS.register("fixed_weights", source="M-PRTM, ablation with fixed weights", native_missing=True)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
 from fl_shared.models.fusion.level_predictor import LevelOutput, LevelPredictor, pool
+from fl_shared.models.fusion.own_heads import told
 from fl_shared.models.fusion.pairwise_attention import PairwiseAttention
 from fl_shared.models.fusion.shapley import shapley
 from fl_shared.models.fusion.stacking import FinalStack, LogisticStack
@@ -26,6 +27,8 @@ from fl_shared.models.interface import AuxLogits, EncoderOutput, Fusion, FusionO
 from fl_shared.models.registry import FUSIONS
 
 LEVELS = 3
+Modules = Literal["both", "first", "second"]
+"""The paper's ablation: stacked levels alone (omega1), cross-attention alone (omega2)."""
 
 
 class LevelGuidedFusion(Fusion):
@@ -42,7 +45,7 @@ class LevelGuidedFusion(Fusion):
     importance: Tensor
     fixed: Tensor
 
-    def __init__(self, spec: FusionSpec) -> None:
+    def __init__(self, spec: FusionSpec, *, modules: Modules = "both") -> None:
         super().__init__()
         model, tasks = spec.model, spec.tasks
         self.modalities, self.tasks = spec.modalities, tuple(tasks)
@@ -58,30 +61,38 @@ class LevelGuidedFusion(Fusion):
                 for m in spec.modalities
             }
         )
-        self.cross = PairwiseAttention(
-            modalities=spec.modalities, width=model.width, heads=model.heads, dropout=model.dropout, tasks=tasks
-        )
-        self.final = nn.ModuleDict(
-            {task: FinalStack(modalities=len(spec.modalities), outputs=n) for task, n in tasks.items()}
-        )
-        self.out_features = self.cross.out_features
+        self.cross = self.final = None
+        if modules != "first":
+            self.cross = PairwiseAttention(
+                modalities=spec.modalities, width=model.width, heads=model.heads, dropout=model.dropout, tasks=tasks
+            )
+        if modules != "second":
+            many, joins = len(spec.modalities), modules == "both"
+            self.final = nn.ModuleDict(
+                {task: FinalStack(modalities=many, outputs=n, joins=joins) for task, n in tasks.items()}
+            )
+        self.out_features = sum(tasks.values()) if self.cross is None else self.cross.out_features
         self.register_buffer("importance", torch.zeros(len(spec.modalities), len(tasks), LEVELS))
         fixed = torch.tensor([model.levels.get(m, -1) for m in spec.modalities])
         self.register_buffer("fixed", fixed, persistent=False)
 
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
-        """All parts; the stacks take predictions as they are (no gradient passes through them)."""
+        """All parts; in training the stacks take predictions as they are (no gradient passes through them)."""
         there = {m: present[m] for m in self.modalities}
         levels = {m: self._levels(m, outputs[m], there[m]) for m in self.modalities}
         best = self.best_levels()
         chosen = {m: _pick(levels[m], best[i : i + 1]) for i, m in enumerate(self.modalities)}
-        meta = {m: {task: self._meta(m, task)(_logits(levels[m], task)) for task in self.tasks} for m in levels}
-        fused, omega2 = self.cross(chosen, there)
+        meta = {
+            m: {task: self._meta(m, task)(self._told(_logits(levels[m], task))) for task in self.tasks} for m in levels
+        }
+        fused, omega2 = (None, {}) if self.cross is None else self.cross(chosen, there)
         everyone = torch.ones_like(next(iter(there.values())))
-        logits, omega1 = {}, {}
-        for task in self.tasks:
-            pairs = [(meta[m][task].detach(), chosen[m].logits[task].detach()) for m in self.modalities]
-            omega1[task], logits[task] = self.final[task](pairs, list(there.values()), omega2[task].detach())
+        logits = {task: self._paired(z, [meta[m][task] for m in self.modalities], there) for task, z in omega2.items()}
+        omega1 = {}
+        for task, final in self.final.items() if self.final is not None else ():
+            pairs = [(self._told(meta[m][task]), self._told(chosen[m].logits[task])) for m in self.modalities]
+            attended = self._told(omega2[task]) if task in omega2 else None
+            omega1[task], logits[task] = final(pairs, list(there.values()), attended)
         each_level = [
             AuxLogits(task=task, logits=level.logits[task], rows=there[m])
             for m in self.modalities
@@ -93,8 +104,10 @@ class LevelGuidedFusion(Fusion):
             "levels": tuple(each_level),
             "meta": tuple(each_meta),
             "cross": tuple(AuxLogits(task=task, logits=z, rows=everyone) for task, z in omega2.items()),
-            "tasks": tuple(AuxLogits(task=task, logits=z, rows=everyone) for task, z in omega1.items()),
         }
+        if self.cross is not None:  # otherwise it is the prediction itself
+            auxiliary["tasks"] = tuple(AuxLogits(task=task, logits=z, rows=everyone) for task, z in omega1.items())
+        fused = torch.cat(list(logits.values()), dim=1) if fused is None else fused
         return FusionOutput(fused=fused, logits=logits, auxiliary=auxiliary)
 
     @torch.no_grad()
@@ -121,6 +134,16 @@ class LevelGuidedFusion(Fusion):
         """Number of each modality's best level (M,)."""
         return torch.where(self.fixed >= 0, self.fixed, self.importance.mean(1).argmax(1))
 
+    def _paired(self, omega2: Tensor, meta: Sequence[Tensor], there: Mapping[str, Tensor]) -> Tensor:
+        """Omega2 (B, C); of a row with a lone modality, of which cross-attention knows nothing, its meta-learner's."""
+        lone = torch.stack([there[m] for m in self.modalities]).sum(0) == 1
+        known = [torch.where(there[m][:, None], self._told(z), 0.0) for m, z in zip(self.modalities, meta, strict=True)]
+        return torch.where(lone[:, None], torch.stack(known).sum(0), omega2)
+
+    def _told(self, logits: Tensor) -> Tensor:
+        """To a stack: in training no gradient comes back from it."""
+        return told(logits, training=self.training)
+
     def _meta(self, modality: str, task: str) -> nn.Module:
         return cast(nn.ModuleDict, self.meta[modality])[task]
 
@@ -131,7 +154,7 @@ class LevelGuidedFusion(Fusion):
 
 def _logits(levels: Sequence[LevelOutput], task: str) -> Tensor:
     """What the levels of a modality predict, as it is: (B, C, 3)."""
-    return torch.stack([level.logits[task].detach() for level in levels], dim=-1)
+    return torch.stack([level.logits[task] for level in levels], dim=-1)
 
 
 def _pick(levels: Sequence[LevelOutput], number: Tensor) -> LevelOutput:
@@ -155,6 +178,22 @@ def build(spec: FusionSpec) -> LevelGuidedFusion:
     Raises:
         ConsiliumError: fewer than two modalities, or a fixed level that is none (exit code 10).
     """
+    return _built(spec, modules="both")
+
+
+@FUSIONS.register("level_guided_first", source="LeMoF, ablation: module 1 alone", native_missing=True, projects=False)
+def build_first(spec: FusionSpec) -> LevelGuidedFusion:
+    """Stacked levels alone; raises as `build`."""
+    return _built(spec, modules="first")
+
+
+@FUSIONS.register("level_guided_second", source="LeMoF, ablation: module 2 alone", native_missing=True, projects=False)
+def build_second(spec: FusionSpec) -> LevelGuidedFusion:
+    """Cross-attention between the best levels alone; raises as `build`."""
+    return _built(spec, modules="second")
+
+
+def _built(spec: FusionSpec, *, modules: Modules) -> LevelGuidedFusion:
     faults = []
     if len(spec.modalities) < 2:
         mend = "Add one, or choose another system."
@@ -168,4 +207,4 @@ def build(spec: FusionSpec) -> LevelGuidedFusion:
             faults.append(fault)
     if faults:
         raise ConsiliumError("the model cannot be built", code=ExitCode.STUDY, faults=faults)
-    return LevelGuidedFusion(spec)
+    return LevelGuidedFusion(spec, modules=modules)

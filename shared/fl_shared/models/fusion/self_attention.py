@@ -10,12 +10,13 @@ beside the readout: a linear path past the attention (Wide & Deep: Cheng et al. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl_shared.models.attention import attend
+from fl_shared.models.attention import attend, attention
 from fl_shared.models.interface import EncoderOutput, Fusion, FusionOutput, FusionSpec
 from fl_shared.models.registry import FUSIONS
 from fl_shared.models.tokens import learned_tokens
@@ -45,6 +46,11 @@ class AttentionLayer(nn.Module):
         found: Tensor = x + self.dropout(self.outer(F.gelu(self.inner(self.norm2(x)))))
         return found
 
+    def attention(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Weights (B, 1, T) of the first token's attention, mean over the heads."""
+        h = self.norm1(x)
+        return attention(self.query(h[:, :1]), self.key(h), mask, heads=self.heads)
+
 
 class SelfAttentionFusion(Fusion):
     """Readout token + tokens of the present modalities -> fused (B, (1 + M) d): readout, then the pooled vectors."""
@@ -62,6 +68,26 @@ class SelfAttentionFusion(Fusion):
 
     def forward(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> FusionOutput:
         """The last layer computes only the readout row; an absent modality's place beside it is 0."""
+        x, mask, beside = self._last(outputs, present)
+        read = self.norm(self.layers[-1](x, mask, 1))
+        return FusionOutput(fused=torch.cat([read, beside], dim=1).flatten(1))
+
+    def shares(self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Of the readout's attention in the last layer, mean over the heads, what falls on each modality's tokens; what
+        it keeps for itself is left out. Below the last layer tokens have seen one another, and the heads read pooled
+        vectors too: of a deep fusion these shares say less.
+        """
+        x, mask, _ = self._last(outputs, present)
+        layer = cast(AttentionLayer, self.layers[-1])
+        weights = layer.attention(x, mask)[:, 0, 1:]
+        each = torch.split(weights, [outputs[m].tokens.shape[1] for m in self.modalities], dim=1)
+        parts = torch.stack([part.sum(1) for part in each], dim=1)
+        return dict(zip(self.modalities, (parts / parts.sum(1, keepdim=True)).unbind(1), strict=True))
+
+    def _last(
+        self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the last layer gets, readout first, (B, 1 + T, d) and its mask; the pooled vectors beside (B, M, d)."""
         first = present[self.modalities[0]]
         readout, marks = torch.split(learned_tokens(self.marks, first), [1, len(self.modalities)], dim=1)
         there = torch.stack([present[m] for m in self.modalities], dim=1).to(readout.dtype)[:, :, None]
@@ -73,8 +99,7 @@ class SelfAttentionFusion(Fusion):
         mask = torch.cat([torch.ones_like(first)[:, None], *masks], dim=1)
         for layer in self.layers[:-1]:
             x = layer(x, mask, x.shape[1])
-        read = self.norm(self.layers[-1](x, mask, 1))
-        return FusionOutput(fused=torch.cat([read, there * (pooled + marks)], dim=1).flatten(1))
+        return x, mask, there * (pooled + marks)
 
 
 @FUSIONS.register("self_attention", source="Vaswani et al. 2017; M-PRTM", native_missing=True)

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fl_shared.models.fusion.own_heads import told
+
 
 class LogisticStack(nn.Module):
     """x (..., C, F), F predictions of each of C outputs -> (..., C); before training it is their mean."""
@@ -35,17 +37,17 @@ class Offset(nn.Linear):
 class FinalStack(nn.Module):
     """The last two stacks of a task: omega1 over the modalities' predictions, the logits over omega1 and omega2.
 
-    An absent modality's predictions enter as 0, with a learned offset.
+    An absent modality's predictions enter as 0, with a learned offset. Without ``joins`` omega1 is the prediction.
     """
 
-    def __init__(self, *, modalities: int, outputs: int) -> None:
+    def __init__(self, *, modalities: int, outputs: int, joins: bool = True) -> None:
         super().__init__()
         self.first = LogisticStack(outputs=outputs, features=2 * modalities)
         self.absent = Offset(flags=modalities, outputs=outputs)
-        self.last = LogisticStack(outputs=outputs, features=2)
+        self.last = LogisticStack(outputs=outputs, features=2) if joins else None
 
     def forward(
-        self, predictions: Sequence[tuple[Tensor, Tensor]], present: Sequence[Tensor], omega2: Tensor
+        self, predictions: Sequence[tuple[Tensor, Tensor]], present: Sequence[Tensor], omega2: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Omega1 and the logits, (B, C) each.
 
@@ -54,11 +56,13 @@ class FinalStack(nn.Module):
         Args:
             predictions: of each modality the meta-learner's and the best level's, (B, C) each.
             present: of each modality (B,).
-            omega2: (B, C).
+            omega2: (B, C), where it is joined.
         """
         known = [
             torch.where(there[:, None], z, 0.0) for pair, there in zip(predictions, present, strict=True) for z in pair
         ]
-        flags = (~torch.stack(list(present), dim=1)).to(omega2.dtype)
+        flags = (~torch.stack(list(present), dim=1)).to(known[0].dtype)
         omega1 = self.first(torch.stack(known, dim=-1)) + self.absent(flags)
-        return omega1, self.last(torch.stack([omega1.detach(), omega2], dim=-1))
+        if self.last is None or omega2 is None:
+            return omega1, omega1
+        return omega1, self.last(torch.stack([told(omega1, training=self.training), omega2], dim=-1))

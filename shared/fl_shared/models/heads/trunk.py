@@ -46,12 +46,10 @@ class TaskHead(nn.Module):
         self.register_buffer("start", added, persistent=False)  # no array of the model: nobody trains or sends it
 
     def forward(self, fused: FusionOutput) -> Tensor:
-        """Logits; with one vector a label, label c is read off vector c by its own row of the linear map."""
-        logits: Tensor
-        if fused.per_class is None:
-            logits = self.linear(fused.fused)
-        else:
-            logits = self.linear(fused.per_class).diagonal(dim1=1, dim2=2)
+        """Logits; with one vector an output, (B, C, D), output c is read off vector c by its own row of the map."""
+        logits: Tensor = self.linear(fused.fused)
+        if logits.dim() == 3:
+            logits = logits.diagonal(dim1=1, dim2=2)
         return logits if self.start is None else logits + self.start
 
 

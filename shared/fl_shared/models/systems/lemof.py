@@ -6,9 +6,12 @@ is kept from the networks and serves the stacking: K encoders would cost K feder
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fl_shared.models.systems.system import Outline, Phase, System
+
+BOTH, FIRST, SECOND = "level_guided", "level_guided_first", "level_guided_second"
 
 
 def phases(outline: Outline) -> tuple[Phase, ...]:
@@ -53,7 +56,9 @@ def phases(outline: Outline) -> tuple[Phase, ...]:
         patients="stack",
     )
     fixed = set(outline.model.get("levels", {})) >= set(outline.kinds)
-    return (levels, meta, cross, final) if fixed else (levels, meta, choose, cross, final)
+    chosen = (levels, meta) if fixed else (levels, meta, choose)
+    alone = {FIRST: final, SECOND: replace(cross, objective="tasks")}.get(outline.model["fusion"])
+    return (*chosen, cross, final) if alone is None else (*chosen, alone)
 
 
 def refuses(study: Any) -> str:
@@ -69,10 +74,14 @@ LEMOF = System(
     source="LeMoF (ECG + EHR, length of stay)",
     kinds=("waveform", "table"),
     tasks=("length of stay above a threshold",),
-    fusions=("level_guided",),
+    fusions=(BOTH, FIRST, SECOND),
     small={"width": 32, "heads": 4},
     paper={"width": 128, "heads": 4},
     phases=phases,
-    objectives={"level_guided": ("levels", "meta", "choose", "cross")},
+    objectives={
+        BOTH: ("levels", "meta", "choose", "cross"),
+        FIRST: ("levels", "meta", "choose"),
+        SECOND: ("levels", "meta", "choose"),
+    },
     refuses=refuses,
 )

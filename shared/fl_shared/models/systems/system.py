@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 OBJECTIVES = ("tasks", "segmentation", "unimodal", "masked")
+ALONE = OBJECTIVES[1:]  # under which no modality sees another
 CHOOSE = "choose"  # an objective that takes no steps: what the sites found is averaged
 EVERYTHING = ("encoders", "adapters", "fusion", "heads")
 

@@ -1,0 +1,83 @@
+"""A comparison in the terminal: its tables, what came of each, and what a reader must not overlook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fl_server.comparison.cell import Cell, Pivot, Standing
+from fl_server.comparison.defaults import tables_of
+from fl_server.comparison.index import index_of
+from fl_server.comparison.outcome import outcomes, reasons, states
+from fl_server.comparison.pivot import pivots
+from fl_server.comparison.plan import epsilon_of
+from fl_server.comparison.result import FILE, ComparisonResult
+from fl_server.comparison.words import difference, estimate, mode_title, p_holm, seeds_range
+from fl_server.report import view
+
+
+def show_comparison(result: ComparisonResult, folder: Path, console: Console) -> None:
+    """Print every table with its sentences, then what was refused, the notes and where the files lie."""
+    if result.synthetic:
+        console.print(Text("SYNTHETIC DATA", style="bold yellow"))
+    index = index_of(result)
+    for plan in tables_of(result):
+        for pivot in pivots(index, plan):
+            _show(result, pivot, console)
+    if exposed := [mode_title(mode) for mode in result.modes if epsilon_of(mode) is None]:
+        console.print(Text(f"NO PRIVACY GUARANTEE in: {'; '.join(exposed)}", style="bold red"))
+    console.print(Text(f"{states(result) or 'none'} of {len(result.cells)} cells"))
+    for (state, reason), names in reasons(result).items():
+        console.print(Text(f"{state}: {', '.join(names)}: {reason}", style="red"))
+    for note in result.notes:
+        console.print(Text(f"note: {note}"))
+    console.print(f"report: {folder / 'report.html'}\nresult: {folder / FILE}", soft_wrap=True, highlight=False)
+
+
+def _show(result: ComparisonResult, pivot: Pivot, console: Console) -> None:
+    about = f": {', '.join(pivot.about)}" if pivot.about else ""
+    title = Text(f"{pivot.title}{about} (95 % interval)")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=False)
+    for column in (pivot.corner.lower(), *(column.title for column in pivot.columns)):
+        table.add_column(Text(column), overflow="fold")
+    for row, line in zip(pivot.rows, pivot.cells, strict=True):
+        table.add_row(Text(row.title), *(_cell(pivot, cell) for cell in line))
+    console.print(table)
+    for number, note in enumerate(pivot.footnotes, start=1):
+        console.print(Text(f"[{number}] {note}", style="dim"))
+    if pivot.has_published:
+        console.print(Text("published figures are of other patients: for the eye, never a test", style="dim"))
+    for figure in pivot.elsewhere:
+        console.print(Text(f"published: {figure.row}, {figure.column}: {figure.value:g}", style="dim"))
+    for outcome in outcomes(result, pivot):
+        console.print(Text(outcome.sentence))
+
+
+def _cell(pivot: Pivot, cell: Cell) -> Text:
+    """The number, the best in bold; below it seeds, difference and what a paper found."""
+    if cell.place is None:
+        return Text()
+    marks = "".join(f"[{number}]" for number in pivot.numbers(cell))
+    lines = []
+    if cell.value is None or cell.number is None:
+        state = cell.state if cell.state not in ("", "finished") else view.NO_VALUE
+        lines.append(Text(f"{state}{marks}", style="red" if state in ("refused", "failed") else "dim"))
+    else:
+        best = "bold" if cell.best else ""
+        lines.append(Text(f"{view.estimate(estimate(cell.number))}{marks}", style=best))
+        lines += [Text(said, style="dim") for said in (seeds_range(cell.number), *_against(cell)) if said]
+    if cell.published is not None:
+        lines.append(Text(f"published {cell.published:g}", style="dim italic"))
+    return Text("\n").join(lines)
+
+
+def _against(cell: Cell) -> tuple[str, ...]:
+    if cell.standing is Standing.REFERENCE:
+        return ("reference",)
+    if cell.contrast is None or cell.contrast.value is None:
+        return ()
+    return difference(cell.contrast), ", ".join(part for part in (p_holm(cell.contrast), cell.standing.value) if part)

@@ -1,0 +1,146 @@
+"""Every fusion on PhysioNet 2012, PTB-XL and the SYNTHETIC cohort, and pairs of encoders: `fl-server compare-systems`.
+
+``fl-sites`` makes the sites, `comparison_grids.py` the comparison's file; settings were fixed before any figure was
+seen and are the same for every fusion. Kept: each fusion's AUROC, best first, with its difference to the reference, and
+what is left of fusions that natively miss inputs when half of the strongest one is hidden.
+
+    python tests/benchmarks/comparisons.py physionet --from ../shared/data/physionet-2012 --at DIR --workers 2
+    python tests/benchmarks/comparisons.py ptb-xl --from ../shared/data/ptb-xl --at DIR
+    python tests/benchmarks/comparisons.py synthetic --at DIR
+    python tests/benchmarks/comparisons.py encoders --at DIR    (after ptb-xl)
+
+Stopped, it goes on where it was. ``--keep`` stores the figures of what has finished, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import targets
+from comparison_grids import COHORTS, Cohort, encoders_of, fusions_of, study_of, write
+from targets import Figure
+
+from fl_server.comparison.result import FILE, ComparisonResult, Number, Role
+
+HALF = "hidden=0.5"
+
+
+def command(*words: str) -> None:
+    """A command of the product, shown as it runs."""
+    subprocess.run([sys.executable, "-m", *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def prepare(name: str, *, source: Path | None, at: Path) -> Path:
+    """The comparison's file, with its sites and study beside it."""
+    cohort = COHORTS["ptb-xl" if name == "encoders" else name]
+    folder = at / ("ptb-xl" if name == "encoders" else name)
+    if not folder.exists():
+        given = ("--from", str(source)) if cohort.make[0] == "import" else ()
+        command("fl_sites.cli", *cohort.make, *given, "--out", str(folder))
+    write(folder / "grid_study.toml", study_of(cohort, folder / "study.toml"))
+    body = encoders_of(cohort.task) if name == "encoders" else fusions_of(name, cohort)
+    return write(folder / f"{body['name']}.toml", body)
+
+
+def figures(result: ComparisonResult, cohort: Cohort, *, encoders: bool) -> list[Figure]:
+    """What is told in `TABLES.md`."""
+    found = [*_fusions(result, cohort, role="external")]
+    if encoders:
+        return found
+    return [*found, *_fusions(result, cohort, role="train"), *_half_hidden(result, cohort)]
+
+
+def _numbers(result: ComparisonResult, cohort: Cohort, *, role: Role, mode: str, subgroup: str) -> dict[str, Number]:
+    """Variant -> headline AUROC of the task, over the sites of a role."""
+    labels = result.tasks[cohort.task]
+    label = "macro" if len(labels) > 1 else labels[0]
+    place = (cohort.task, label, role, "", mode, subgroup, "auroc")
+    rows = [
+        row
+        for row in result.numbers
+        if (row.task, row.label, row.role, row.site, row.mode, row.subgroup, row.metric) == place
+        and row.modalities == result.headline[cohort.task]
+    ]
+    return {row.variant: row for row in rows if row.value is not None and row.variant not in cohort.leaky}
+
+
+def _fusions(result: ComparisonResult, cohort: Cohort, *, role: Role) -> Iterator[Figure]:
+    """Each variant in each mode, best first, beside what its difference to the reference is."""
+    titles = {variant.name: variant.title for variant in result.variants}
+    where = "external" if role == "external" else "internal"
+    for mode in result.modes:
+        rows = _numbers(result, cohort, role=role, mode=mode, subgroup="")
+        for name, row in sorted(rows.items(), key=lambda pair: -(pair[1].value or 0.0)):
+            value = row.value if row.value is not None else float("nan")
+            note = f"seeds {row.lowest:.3f} to {row.highest:.3f}" if row.seeds > 1 and row.lowest is not None else ""
+            told = "; ".join(filter(None, (note, _against(result, row))))
+            what = f"{where}, {mode}: {titles[name]}"
+            yield Figure(what=what, value=value, low=row.low, high=row.high, note=told)
+
+
+def _against(result: ComparisonResult, row: Number) -> str:
+    keys = ("variant", "mode", "role", "site", "task", "label", "modalities", "subgroup", "metric")
+    place = [getattr(row, key) for key in keys]
+    one = next((c for c in result.contrasts if [getattr(c, key) for key in keys] == place), None)
+    if one is None or one.value is None:
+        return ""
+    word = "may be chance" if one.noise else "differs"
+    return f"{one.value:+.3f} against {one.against}, p {one.p_holm:.3f} (Holm): {word}"
+
+
+def _half_hidden(result: ComparisonResult, cohort: Cohort) -> Iterator[Figure]:
+    """With half of the strongest modality hidden: each native fusion, against the best single remaining modality."""
+    place = {"role": "external", "mode": "federated"}
+    whole, half = (_numbers(result, cohort, subgroup=each, **place) for each in ("", HALF))  # type: ignore[arg-type]
+    rest = {n: kept for n, kept in cohort.alone.items() if len(kept) == 1 and cohort.strong not in kept and n in whole}
+    if not rest:
+        return
+    best = max(rest, key=lambda name: whole[name].value or 0.0)
+    for variant in result.variants:
+        row = half.get(variant.name)
+        if variant.native and row is not None and row.value is not None and variant.name not in cohort.alone:
+            before = whole[variant.name].value
+            yield Figure(
+                what=f"half of {cohort.strong} hidden, federated, external: {variant.title}",
+                value=row.value,
+                low=row.low,
+                high=row.high,
+                target=whole[best].value,
+                note=f"the target is {', '.join(cohort.alone[best])} alone; nothing hidden {before:.3f}",
+            )
+
+
+def main() -> None:
+    """Make, run, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*COHORTS, "encoders"])
+    parser.add_argument("--from", dest="source", type=Path, help="your download of the data set")
+    parser.add_argument("--at", type=Path, required=True, help="folder of sites and runs")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--keep", action="store_true", help="only store what has finished")
+    options = parser.parse_args()
+    cohort = COHORTS["ptb-xl" if options.what == "encoders" else options.what]
+    file = prepare(options.what, source=options.source, at=options.at)
+    runs = options.at / "runs"
+    if not options.keep:
+        given = ("--sites-dir", str(file.parent), "--runs", str(runs), "--workers", str(options.workers))
+        command("fl_server.cli", "compare-systems", str(file), *given)
+    body = json.loads((runs / file.stem / FILE).read_text(encoding="utf-8"))
+    result = ComparisonResult.model_validate(body)
+    source = "" if cohort.make[0] == "synthesize" else " --from DIR"
+    targets.keep(
+        f"comparison_{options.what.replace('-', '_')}",
+        title=f"{result.title}; {cohort.task}, AUROC, seeds {', '.join(map(str, result.seeds))}",
+        command=f"python tests/benchmarks/comparisons.py {options.what}{source} --at DIR",
+        figures=figures(result, cohort, encoders=options.what == "encoders"),
+    )
+
+
+if __name__ == "__main__":
+    main()
