@@ -61,7 +61,8 @@ def read_traits(
 
 def has_every(present: Mapping[str, NDArray[np.bool_]], modalities: Mapping[str, ModalityPlan]) -> NDArray[np.bool_]:
     """(N,) samples that have every modality of the headline's."""
-    return np.logical_and.reduce([present[name] for name in headline_modalities(modalities)])
+    every: NDArray[np.bool_] = np.all([present[name] for name in headline_modalities(modalities)], axis=0)
+    return every
 
 
 def paired_groups(present: Mapping[str, NDArray[np.bool_]], modalities: Mapping[str, ModalityPlan]) -> Groups:

@@ -12,7 +12,7 @@ from math import isfinite
 from markupsafe import Markup
 
 from fl_server.report import view
-from fl_shared.metrics.table import METRICS, Metric
+from fl_shared.metrics.table import Metric
 
 WIDTH, HEIGHT = 300.0, 22.0  # of a drawing, in its own units
 _MARGIN = 7.0  # so that a mark at the end of the axis is whole
@@ -128,11 +128,6 @@ def around_zero(lines: Sequence[Line]) -> Axis:
     """The axis of differences: as far to the left of 0 as to the right."""
     far = 1.08 * max((abs(number) for line in lines for number in line.numbers), default=0.0) or 0.1
     return Axis(low=-far, high=far, reference=0.0)
-
-
-def metric_of(told: view.Told) -> Metric:
-    """What a row is measured by."""
-    return METRICS[told.metric]
 
 
 def _down(value: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_server.report import view
-from fl_server.report.forest import metric_of
 from fl_server.report.style import GRID, Picture, canvas, looks
 from fl_server.report.subgroups import HIDDEN
+from fl_shared.metrics.table import METRICS
 from fl_shared.results import EvaluationRow, Results
 
 SIZE = (6.4, 3.1)  # inches
@@ -60,7 +60,7 @@ def _picture(
             told = [cell for cell in cells if cell is not None and cell.value is not None]
             if not told:
                 continue
-            look, metric = style[site], metric_of(told[0])
+            look, metric = style[site], METRICS[told[0].metric]
             x = [share(cell.subgroup) + 0.006 * (at - (len(rows) - 1) / 2) for cell in told]
             y, mark = [cell.value or 0.0 for cell in told], "D" if look.external else "o"
             axes.plot(x, y, color=look.colour, linestyle=look.dash, linewidth=look.width, marker=mark, markersize=5)

@@ -102,20 +102,14 @@ Added = TypeVar("Added", Contribution, Importance)
 def _added(
     results: Results, parts: Sequence[Added], *, of: Callable[[Added], str], order: Sequence[str], what: str
 ) -> list[Forest]:
-    mine = [part for part in parts if part.site in results.sites and part.model != view.RECALIBRATED]
     place = view.site_order(results)
+    known = [part for part in parts if part.site in place and part.model != view.RECALIBRATED]
+    mine: list[Added] = sorted(known, key=lambda part: place.index(part.site))
     forests = []
     for task, label, model, metric in dict.fromkeys((p.task, p.label, p.model, p.metric) for p in mine):
-        chosen = [p for p in mine if (p.label, p.model, p.metric) == (label, model, metric)]
+        chosen: list[Added] = [p for p in mine if (p.label, p.model, p.metric) == (label, model, metric)]
         groups = [
-            Group(
-                name=name,
-                lines=tuple(
-                    Line(name=p.site, told=p, kind=p.role)
-                    for p in sorted(chosen, key=lambda p: place.index(p.site))
-                    if of(p) == name
-                ),
-            )
+            Group(name=name, lines=tuple(Line(name=p.site, told=p, kind=p.role) for p in chosen if of(p) == name))
             for name in dict.fromkeys((*order, *map(of, chosen)))
         ]
         title = f"{task}, {label}" if label not in ("", "macro") else task
