@@ -30,8 +30,9 @@ lint: .venv/ready ## ruff and the import directions
 types: .venv/ready ## mypy --strict
 	$(BIN)/mypy
 
-unit: .venv/ready ## all tests, real processes included
-	$(BIN)/pytest
+unit: .venv/ready ## all tests; those with whole federations of real processes one after the other
+	$(BIN)/pytest --numprocesses auto --dist loadfile --ignore tests/integration
+	$(BIN)/pytest tests/integration
 
 clean: ## remove what the demo and the tests wrote
 	rm -rf $(OUT) runs .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from fl_client.egress_refused import EgressRefusedError
 from fl_shared import asked
+from fl_shared.between import tells_small
 from fl_shared.counts import primary
 from fl_shared.metrics.disclosure import MIN_CELL
 from fl_shared.results import Attention, Described, EvaluationRow, Flow
@@ -104,6 +105,12 @@ def _rest(whole: EvaluationRow, parts: Iterable[EvaluationRow]) -> tuple[int, in
     return rest, events
 
 
+def check_sets(rows: Sequence[EvaluationRow], study: Study, min_patients: int) -> None:
+    """Numbers of samples of sets of modalities: between two of them is no small cell; noised ones tell none."""
+    if study.evaluation.epsilon is None and tells_small(rows, study, least=max(MIN_CELL, min_patients)):
+        raise EgressRefusedError(SMALL, Code.TOO_FEW)
+
+
 def check_attention(parts: Sequence[Attention], rows: Sequence[EvaluationRow], study: Study) -> None:
     """Parts of a whole: all modalities of the headline's or none, of as many samples as are told besides."""
     told: dict[str, dict[str, float]] = defaultdict(dict)
@@ -153,7 +160,7 @@ def check_flow(parts: Sequence[Flow], rows: Sequence[EvaluationRow], study: Stud
             raise EgressRefusedError("more patients than samples")
     stages = {part.stage: part for part in parts}
     ordered = [stages[name] for name in asked.STAGES if name in stages]
-    judged = {row.n for row in rows if row.n is not None and row.modalities == "all" and not row.subgroup}
+    judged = {row.n for row in rows if row.n is not None and not row.subgroup}
     for counts in ([part.samples for part in ordered], [part.patients for part in ordered]):
         known = [count for count in counts if count is not None]
         if any(not _apart(earlier, later) for earlier, later in pairwise(known)):

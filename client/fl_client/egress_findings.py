@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fl_client.egress_cells import check_attention, check_counts, check_described, check_flow, check_subgroups
+from fl_client.egress_cells import (
+    check_attention,
+    check_counts,
+    check_described,
+    check_flow,
+    check_sets,
+    check_subgroups,
+)
 from fl_client.egress_refused import EgressRefusedError
 from fl_shared import asked
 from fl_shared.counts import primary
@@ -33,6 +40,8 @@ _NOTES = tuple(
         UNDEFINED,
         r"(not defined|events withheld): fewer than \d{1,2} patients with(, or without,)? the event",
         r"events withheld: they would tell a cell of fewer than \d{1,2} patients",
+        r"suppressed: it would tell a cell of fewer than \d{1,4} patients",
+        r"n as told of other inputs: fewer than \d{1,4} patients apart",
         rf"\d{{1,3}}% {MANY_LEFT_OUT}",
         NOISED_NOTE,
         WITHHELD,
@@ -56,6 +65,7 @@ def check_parts(found: Findings, *, study: Study, site: Site, min_patients: int)
         raise EgressRefusedError("results of one thing twice")
     check_counts(found.evaluation, study)
     check_subgroups(found.evaluation, study)
+    check_sets(found.evaluation, study, min_patients)
     _check_noised(found, study)
     _check_curves(found, study)
     for part in asked.compared(found):

@@ -11,6 +11,7 @@ from enum import StrEnum
 import numpy as np
 
 from fl_shared import asked
+from fl_shared.between import tells_small
 from fl_shared.metrics.disclosure import MIN_CELL
 from fl_shared.results import Findings
 from fl_shared.study import Study
@@ -169,4 +170,8 @@ def _few(found: Findings, study: Study) -> Reason | None:
     counts = [count for curve in found.curves for count in curve.counts]
     counts += [count for stage in found.flow for count in (stage.samples, stage.patients)]
     counts += [row.n for row in found.evaluation if row.subgroup and row.value is not None]
-    return Reason.SMALL_CELLS if any(count is not None and count < MIN_CELL for count in counts) else None
+    if any(count is not None and count < MIN_CELL for count in counts):
+        return Reason.SMALL_CELLS
+    plan = study.evaluation
+    exact, least = plan.epsilon is None, max(MIN_CELL, plan.min_patients)
+    return Reason.SMALL_CELLS if exact and tells_small(found.evaluation, study, least=least) else None

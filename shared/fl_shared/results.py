@@ -100,7 +100,10 @@ class EvaluationRow(Section):
     value: float | None
     ci_low: float | None
     ci_high: float | None
-    n: int | None
+    n: int | None = Field(
+        description="samples judged; that of other inputs, fewer than the named number of patients apart, where the "
+        "note says so"
+    )
     events: int | None
     note: str = ""
 

@@ -208,3 +208,15 @@ def test_every_part_is_of_its_own_site_asked_for_and_told_once(make_study, make_
 )
 def test_parts_outside_the_study_are_rejected(make_study, make_fleet, name, change, reason):
     assert told_more(make_fleet, asking(make_study()), name, **change) == reason
+
+
+@pytest.mark.parametrize(("n", "reason"), [(50, None), (49, Reason.SMALL_CELLS), (41, Reason.SMALL_CELLS), (40, None)])
+def test_numbers_of_two_sets_that_tell_who_lacks_a_modality_are_rejected(make_study, make_fleet, n, reason):
+    study = make_study()
+    plan = study.modalities["ecg"]
+    study = study.model_copy(update={"modalities": {"ecg": plan, "cine": plan}})
+    [first, *_] = make_fleet(study)._rows("basel")
+    whole = first.model_copy(update={"modalities": "all", "n": 50, "events": 20})
+    part = first.model_copy(update={"modalities": "ecg", "n": n, "events": None})
+    told = Reply(status="ok", site="basel", evaluation=(whole, part))
+    assert validate_evaluation(told, {}, study=study, site="basel") == reason

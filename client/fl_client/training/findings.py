@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fl_client.training import between
 from fl_client.training.attention import attention
 from fl_client.training.contributions import contributions, filled
 from fl_client.training.described import described
@@ -24,7 +25,8 @@ def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, who
 
     A training site is judged on its held-out patients, an external site on all. A row without any of a set's modalities
     is left out of that set; but of the sets between one modality and all (evaluation.subsets = 'every') all are judged
-    on the rows of ``all``, as contributions are. Segmentations see their own modality only: told once, as ``all``.
+    on the rows of ``all``, as contributions are. What numbers of two sets would tell of a few patients is withheld
+    (`fl_client.training.between`). Segmentations see their own modality only: told once, as ``all``.
 
     Args:
         judge: study, site and cohort.
@@ -56,13 +58,15 @@ def judged(judge: Judge, model: MultimodalModel, batch: Batch, *, name: str, who
             dropped=dropped,
             shares_of=primary(study) if every and name != RECALIBRATED else None,  # which moves logits only
         )
+        near = {task: between.limits(judge, task, said) for task in fused}
         for subset in sets:
-            between = "+" in subset
-            told = filled(said[subset], said["all"]) if between else said[subset]
+            inner = "+" in subset
+            told = filled(said[subset], said["all"]) if inner else said[subset]
             for task in fused:
-                found, points = judge.evaluate(task, told, modalities=subset, model=name)
+                within = near[task]["all" if inner else subset]
+                found, points = between.evaluate(judge, task, told, within, modalities=subset, model=name)
                 evaluation += found
-                curves += [] if between else points
+                curves += [] if inner else points
         if whole:
             evaluation += _varied(judge, said, [*fused], [*hidden], name=name)
             weighed += attention(judge, said[primary(study)], evaluation, model=name)

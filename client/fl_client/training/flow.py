@@ -39,7 +39,7 @@ def flow(cohort: Cohort, rows: Rows, *, study: Study, evaluation: Iterable[Evalu
     inside = np.zeros(len(cohort), dtype=bool)
     inside[rows] = True
     stages["judged"] = teller.group(inside, usable)
-    told = {row.n for row in evaluation if row.n is not None and row.modalities == "all" and not row.subgroup}
+    told = {row.n for row in evaluation if row.n is not None and not row.subgroup}
     found = [
         Flow(site=cohort.site, stage=step, **_counts(group, told, cohort, study, rows))
         for step, group in stages.items()

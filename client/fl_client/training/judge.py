@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -75,9 +75,9 @@ class Judge:
         return risky_tasks(self.study) if name == RECALIBRATED else self.study.tasks
 
     def evaluate(
-        self, task: str, said: Told, *, modalities: str, model: str
+        self, task: str, said: Told, *, modalities: str, model: str, gives_away: Collection[str] = ()
     ) -> tuple[list[EvaluationRow], list[Curve]]:
-        """Rows and curves of one task from one set of modalities."""
+        """Rows and curves of one task from one set of modalities, without the number of events of some labels."""
         study = self.study
         return evaluate_predictions(
             site=self.site.name,
@@ -93,6 +93,7 @@ class Judge:
             bootstrap=study.evaluation.bootstrap,
             seed=study.seed,
             min_patients=self.fewest,
+            gives_away=gives_away,
         )
 
     def parts(self, task: str, said: Told) -> list[Part]:

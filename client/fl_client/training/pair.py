@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_client.training import between
 from fl_client.training.contributions import filled
 from fl_client.training.judge import Judge, Told, predict, segment
 from fl_shared.counts import subsets
@@ -68,14 +69,18 @@ def said(judge: Judge, model: MultimodalModel, batch: Batch) -> dict[tuple[str, 
 def _differences(judge: Judge, one: Said, two: Said, *, ids: Sequence[str], name: str) -> Iterator[Difference]:
     """``ids``: of the second cohort's samples."""
     study, site, cohort = judge.study, judge.site, judge.cohort
+    fused = [task for task, plan in study.tasks.items() if plan.modality is None]
+    views = {name: {subset: told for (subset, task), told in one.items() if task == name} for name in fused}
+    near = {task: between.limits(judge, task, said) for task, said in views.items()}
     for (subset, task), told in one.items():
+        within = near[task]["all" if "+" in subset else subset] if task in near else {}
         against = two.get((subset, task))
         if against is None:
             continue
         there = _found(told, against, ids=cohort.sample_ids, against_ids=ids)
         if len(there) < len(told.rows) or not _same(told, against, task, there):
             continue
-        yield from paired_differences(
+        differences = paired_differences(
             site=site.name,
             role=study.sites[site.name].role,
             task=task,
@@ -91,7 +96,9 @@ def _differences(judge: Judge, one: Said, two: Said, *, ids: Sequence[str], name
             bootstrap=study.evaluation.bootstrap,
             seed=study.seed,
             min_patients=judge.fewest,
+            gives_away=between.silent(within),
         )
+        yield from (between.difference(each, within, judge) if within else each for each in differences)
 
 
 def _found(one: Told, two: Told, *, ids: Sequence[str], against_ids: Sequence[str]) -> Places:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -87,14 +88,16 @@ def _studies(grid: Grid) -> int:
 
 def _show_plan(grid: Grid, console: Console) -> None:
     """One line a variant, what is refused below."""
-    table = Table("variant", "system", "fusion", "parameters", *grid.plan.modes, title=grid.plan.title or None)
+    table = Table(title=grid.plan.title or None, box=box.SIMPLE_HEAD)
+    for column in ("variant", "model", "parameters", *grid.plan.modes):
+        table.add_column(column, overflow="fold")
     every: Counter[tuple[str, str]] = Counter()
     for cell in grid.cells:
         every[cell.variant, cell.mode] += len(cell.studies)
     for name, about in grid.variants.items():
         counts = (str(every[name, mode] or "refused") for mode in grid.plan.modes)
         model = about.study.model
-        table.add_row(name, model.system, model.fusion, f"{about.parameters:,}", *counts)
+        table.add_row(name, f"{model.system} {model.fusion}", f"{about.parameters:,}", *counts)
     console.print(table)
     for variant, mode, why in dict.fromkeys((c.variant, c.mode, c.refused) for c in grid.cells if c.refused):
         console.print(f"refused: {variant} {mode}: {why}", markup=False, highlight=False, soft_wrap=True)

@@ -6,7 +6,6 @@ each is trained in every mode with every seed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -132,10 +131,7 @@ class ComparisonPlan(Section):
 
 def epsilon_of(mode: str) -> float | None:
     """8.0 of ``epsilon_8``; None without privacy."""
-    if not mode.startswith(EPSILON):
-        return None
-    value = float(mode.removeprefix(EPSILON))
-    return value if math.isfinite(value) else None
+    return float(mode.removeprefix(EPSILON)) if mode.startswith(EPSILON) else None
 
 
 def load_plan(path: Path) -> ComparisonPlan:

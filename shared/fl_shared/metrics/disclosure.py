@@ -7,6 +7,8 @@ All limits count patients, not samples (counts below 10 are suppressed):
 - fewer than 10 patients with, or without, the event: the number of events is withheld, the value stays;
 - labels that exclude one another, or lie within one another (events by 90 and by 365 days), tell by subtraction what
   lies between: unless 10 patients do in each case, all such numbers are withheld;
+- numbers of two sets of modalities tell who lacks some (`fl_shared.between`): n is told as that of the other set, or
+  the number of events is withheld, where those are few;
 - curves need 40 patients and a number of events that is told: at known n, curves of one label tell it too;
 - points by predicted risk stand for 10 patients each, in one partition for all curves (`risk_groups`); steps by day
   for 10 with the event, also between what several models tell of the same patients (`incidence`).

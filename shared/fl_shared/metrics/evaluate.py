@@ -6,7 +6,7 @@ Values are rounded as `fl_shared.metrics.table` says (curves to 3 decimals).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ def evaluate_predictions(
     bootstrap: int,
     seed: int,
     min_patients: int,
+    gives_away: Collection[str] = (),
 ) -> tuple[list[EvaluationRow], list[Curve]]:
     """Judge one task at one site.
 
@@ -58,6 +59,7 @@ def evaluate_predictions(
         bootstrap: number of resamples for the 95 % intervals.
         seed: of the resamples; the same for all systems that are to be compared.
         min_patients: a smaller cohort releases no number.
+        gives_away: labels whose number of events would tell a small cell beside other results.
 
     Returns:
         Rows (a metric a row; where there are several labels, last their macro mean over the headline labels) and the
@@ -67,7 +69,13 @@ def evaluate_predictions(
         ValueError: the shapes do not fit.
     """
     parts, patient, cohort = judged_parts(
-        plan, predictions=predictions, targets=targets, mask=mask, patients=patients, min_patients=min_patients
+        plan,
+        predictions=predictions,
+        targets=targets,
+        mask=mask,
+        patients=patients,
+        min_patients=min_patients,
+        gives_away=gives_away,
     )
     found = _measured(parts, cohort=cohort, resamples=bootstrap, seed=seed)
     numbers = [_numbers(part, metric, found) for part in parts for metric in part.metrics]

@@ -7,7 +7,7 @@ told where both models' own values are (rules: `fl_shared.metrics.disclosure`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ def paired_differences(
     bootstrap: int,
     seed: int,
     min_patients: int,
+    gives_away: Collection[str] = (),
 ) -> list[Difference]:
     """Every metric of ``model`` less that of ``against``, label by label, and of several labels their mean.
 
@@ -55,7 +56,15 @@ def paired_differences(
         ValueError: the shapes do not fit.
     """
     (first, patient, cohort), (second, _, _) = (
-        judged_parts(plan, predictions=each, targets=targets, mask=mask, patients=patients, min_patients=min_patients)
+        judged_parts(
+            plan,
+            predictions=each,
+            targets=targets,
+            mask=mask,
+            patients=patients,
+            min_patients=min_patients,
+            gives_away=gives_away,
+        )
         for each in (predictions, predictions_against)
     )
     pairs = [_Pair(one=one, other=other) for one, other in zip(first, second, strict=True)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -48,6 +49,7 @@ def judged_parts(
     mask: NDArray[np.bool_],
     patients: NDArray[np.integer],
     min_patients: int,
+    gives_away: Collection[str] = (),
 ) -> tuple[list[Part], NDArray[np.int64], int]:
     """The labels of a task in N samples of arbitrary patients; the patient of each sample from 0 on; their number.
 
@@ -71,7 +73,13 @@ def judged_parts(
         cohort=len(names),
         min_patients=min_patients,
     )
-    return parts_of(plan, rows), patient, len(names)
+    parts = [_silent(part) if part.cell.label in gives_away else part for part in parts_of(plan, rows)]
+    return parts, patient, len(names)
+
+
+def _silent(part: Part) -> Part:
+    """Without what tells its number of events."""
+    return replace(part, cell=replace(part.cell, gives_away=True))
 
 
 def _labels(plan: TaskPlan, rows: Rows) -> list[Part]:

@@ -65,6 +65,7 @@ def test_a_training_site_is_judged_on_held_out_patients_only(make_study: Any, ma
         "bootstrap": 100,
         "seed": 3,
         "min_patients": 2,
+        "gives_away": frozenset(),
     } | {"predictions": 0, "targets": 0, "mask": 0, "patients": 0}
 
 

@@ -13,6 +13,7 @@ import html
 import json
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -66,7 +67,7 @@ def strangers(page: str, results: Results) -> list[str]:
     reader = _Texts()
     reader.feed(page)
     said = " ".join(reader.found)
-    values, phrases = sorted(_values(json.loads(results.model_dump_json(by_alias=True)))), _phrases()
+    values, phrases = sorted({*_values(json.loads(results.model_dump_json(by_alias=True)))}), _phrases()
     counted = _counted(results)
     unknown = []
     for line in (part for piece in said.split("\n") for part in [re.sub(r"\s+", " ", piece)]):
@@ -103,13 +104,14 @@ def _values(part: object) -> Iterator[float]:
 
 
 def _is_told(word: str, values: list[float]) -> bool:
-    """Whether a value of the results, written like this, is this word."""
+    """Whether a value of the results (ascending), written like this, is this word."""
     percent, plain = word.endswith("%"), word.rstrip("% ").replace(",", "")
     number, _, power = plain.partition("e")
     decimals = len(number.partition(".")[2]) - (int(power) if power else 0)
     wanted, scale = float(plain), 100 if percent else 1
     near = 0.5 * 10.0**-decimals * (1 + 1e-9) if decimals or percent else 1e-9
-    return any(math.isclose(scale * value, wanted, rel_tol=0, abs_tol=near) for value in values)
+    first, last = (bisect_left(values, (wanted + end) / scale) for end in (-1.01 * near, 1.01 * near))
+    return any(math.isclose(scale * value, wanted, rel_tol=0, abs_tol=near) for value in values[first : last + 1])
 
 
 def _is_prose(word: str, before: str, behind: str, phrases: str) -> bool:
