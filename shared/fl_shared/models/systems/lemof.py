@@ -57,7 +57,7 @@ def phases(outline: Outline) -> tuple[Phase, ...]:
     )
     fixed = set(outline.model.get("levels", {})) >= set(outline.kinds)
     chosen = (levels, meta) if fixed else (levels, meta, choose)
-    alone = {FIRST: final, SECOND: replace(cross, objective="tasks")}.get(outline.model["fusion"])
+    alone = {FIRST: final, SECOND: replace(cross, objective="tasks")}.get(str(outline.model["fusion"]))
     return (*chosen, cross, final) if alone is None else (*chosen, alone)
 
 
