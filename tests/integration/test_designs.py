@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from federation import Federation
-from in_process import DirectFleet
 from rich.console import Console
 
 from fl_client.approval import approve, approve_study
@@ -21,6 +20,7 @@ from fl_client.data.pooled import PooledReader
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
 from fl_server.checkpoint import RunDirectory
+from fl_server.comparison.fleet import OwnSites
 from fl_server.designs import Design
 from fl_server.designs.command import run_design
 from fl_server.designs.derive import Derived, plan_design
@@ -99,7 +99,7 @@ def in_process(written: Path, root: Path):
             services[name] = SiteService(site, LocalPool(site, read=PooledReader(members=held) if held else None))
         initial = select(build_model(study))
         return run_study(
-            study=study, fleet=DirectFleet(services), run=RunDirectory(folder), initial=initial, log=lambda _: None
+            study=study, fleet=OwnSites(services), run=RunDirectory(folder), initial=initial, log=lambda _: None
         )
 
     return run

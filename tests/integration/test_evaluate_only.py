@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import DirectFleet, federate
+from in_process import federate
 from typer.testing import CliRunner
 
 from fl_client.approval import approve_study
@@ -17,6 +17,7 @@ from fl_client.cli import app
 from fl_client.payment import site_ledger
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
+from fl_server.comparison.fleet import OwnSites
 from fl_server.promotion.source import Source, read_source
 from fl_server.report.page import write_report
 from fl_server.simulation import simulated_site
@@ -188,7 +189,7 @@ def test_a_site_that_requires_privacy_of_training_still_judges(cohort: Path, run
     closed = site.model_copy(update={"privacy": site.privacy.model_copy(update={"allow_without_privacy": False})})
     study = judging_study(source.finished, sites=["wuhan"])
     approve_study(closed, study, file="eval.toml")
-    fleet = DirectFleet({"wuhan": SiteService(closed, LocalPool(closed))})
+    fleet = OwnSites({"wuhan": SiteService(closed, LocalPool(closed))})
     arrays = source.finished.arrays
     request = Request(kind="evaluate", study=study.identity, base=digest(arrays))
     (reply, _) = fleet.ask({"wuhan": (request, arrays)}, deadline=60, arrived=lambda _: None)["wuhan"]

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import DirectFleet, federate
+from in_process import federate
 
 from fl_client.approval import approve_study, audit_log
 from fl_client.egress_log import released, replay
 from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
 from fl_server.checkpoint import RunDirectory
+from fl_server.comparison.fleet import OwnSites
 from fl_server.report.page import write_report
 from fl_server.rounds import run_study
 from fl_server.simulation import simulated_site
@@ -168,7 +169,7 @@ def test_a_resumed_run_asks_no_round_twice(runs: Any, cohort: Path, tmp_path: Pa
         services[name] = SiteService(site, LocalPool(site))
     run = RunDirectory(tmp_path / "run")
 
-    class Stops(DirectFleet):
+    class Stops(OwnSites):
         """The coordinator dies before it asks for a round in this way."""
 
         def __init__(self, kind: str, number: int) -> None:
@@ -184,6 +185,6 @@ def test_a_resumed_run_asks_no_round_twice(runs: Any, cohort: Path, tmp_path: Pa
     for at in (("train", 2), ("learning", 2)):
         with pytest.raises(KeyboardInterrupt):
             run_study(fleet=Stops(*at), **arguments)
-    resumed = run_study(fleet=DirectFleet(services), **arguments)
+    resumed = run_study(fleet=OwnSites(services), **arguments)
     assert asked(tmp_path, cohort, "learning") == {site: [1, 2] for site in TRAIN} | {"nanjing": []}
     assert resumed.learning == whole.learning

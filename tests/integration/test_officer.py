@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import DirectFleet
 
 from fl_client.approval import approve_study
 from fl_client.egress_log import released, replay
@@ -15,6 +14,7 @@ from fl_client.service import SiteService
 from fl_client.training.actors import LocalPool
 from fl_client.withdraw import withdraw
 from fl_server.checkpoint import RunDirectory
+from fl_server.comparison.fleet import OwnSites
 from fl_server.rounds import run_study
 from fl_server.simulation import simulated_site
 from fl_server.without import told, write_without
@@ -36,7 +36,7 @@ SITES = ("alpha", "beta", "gamma")
 ROUNDS = 3
 
 
-class Watched(DirectFleet):
+class Watched(OwnSites):
     """Keeps what every site gave, and lets a site withdraw before a request of a kind and round."""
 
     def __init__(self, services: dict[str, SiteService], *, leaves: tuple[str, str, int] | None = None) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import DirectFleet
 from safetensors.numpy import load_file
 from scipy import stats
 
@@ -20,6 +19,7 @@ from fl_client.secure_session import Sessions
 from fl_client.service import SiteService
 from fl_server.aggregation import aggregate, weighted_mean
 from fl_server.checkpoint import RunDirectory
+from fl_server.comparison.fleet import OwnSites
 from fl_server.fleet import Missing
 from fl_server.rounds import run_study
 from fl_shared import secure
@@ -122,7 +122,7 @@ class House:
         return self.folder / "sites" / name / "state"
 
     def hello(self, requests: Any, *, deadline: float, arrived: Any) -> Any:
-        return DirectFleet(self.services).hello(requests, deadline=deadline, arrived=arrived)
+        return OwnSites(self.services).hello(requests, deadline=deadline, arrived=arrived)
 
     def ask(self, questions: Any, *, deadline: float, arrived: Any) -> Any:
         found: dict[str, Any] = {}
