@@ -60,7 +60,7 @@ class Cohort:
     alone: Mapping[str, tuple[str, ...]]
     only: tuple[str, ...] = ()
     leaky: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    modes: tuple[str, ...] = ("pooled", "federated", "epsilon_8")
+    modes: tuple[str, ...] = ("federated",)
     seeds: tuple[int, ...] = (1,)
 
 
@@ -113,7 +113,6 @@ COHORTS: Mapping[str, Cohort] = {
         only=("ecg", "ehr"),
         alone={"only_ecg": ("ecg",), "only_ehr": ("ehr",)},
         leaky={"with_text": (), "only_text": ("text",)},
-        modes=("federated", "epsilon_8"),
     ),
 }  # fmt: skip
 

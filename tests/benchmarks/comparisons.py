@@ -19,7 +19,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import targets
@@ -50,10 +50,10 @@ def prepare(name: str, *, source: Path | None, at: Path) -> Path:
 
 def figures(result: ComparisonResult, cohort: Cohort, *, encoders: bool) -> list[Figure]:
     """What is told in `TABLES.md`."""
-    found = [*_fusions(result, cohort, role="external")]
+    found = [*_fusions(result, cohort, role="external", modes=result.modes)]
     if encoders:
         return found
-    return [*found, *_fusions(result, cohort, role="train"), *_half_hidden(result, cohort)]
+    return [*found, *_fusions(result, cohort, role="train", modes=("federated",)), *_half_hidden(result, cohort)]
 
 
 def _numbers(result: ComparisonResult, cohort: Cohort, *, role: Role, mode: str, subgroup: str) -> dict[str, Number]:
@@ -70,11 +70,11 @@ def _numbers(result: ComparisonResult, cohort: Cohort, *, role: Role, mode: str,
     return {row.variant: row for row in rows if row.value is not None and row.variant not in cohort.leaky}
 
 
-def _fusions(result: ComparisonResult, cohort: Cohort, *, role: Role) -> Iterator[Figure]:
+def _fusions(result: ComparisonResult, cohort: Cohort, *, role: Role, modes: Sequence[str]) -> Iterator[Figure]:
     """Each variant in each mode, best first, beside what its difference to the reference is."""
     titles = {variant.name: variant.title for variant in result.variants}
     where = "external" if role == "external" else "internal"
-    for mode in result.modes:
+    for mode in modes:
         rows = _numbers(result, cohort, role=role, mode=mode, subgroup="")
         for name, row in sorted(rows.items(), key=lambda pair: -(pair[1].value or 0.0)):
             value = row.value if row.value is not None else float("nan")
