@@ -31,7 +31,7 @@ types: .venv/ready ## mypy --strict
 	$(BIN)/mypy
 
 unit: .venv/ready ## all tests; those with whole federations of real processes one after the other
-	$(BIN)/pytest --numprocesses auto --dist loadfile --ignore tests/integration
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/integration
 	$(BIN)/pytest tests/integration
 
 clean: ## remove what the demo and the tests wrote
