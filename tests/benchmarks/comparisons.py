@@ -116,6 +116,17 @@ def _half_hidden(result: ComparisonResult, cohort: Cohort) -> Iterator[Figure]:
             )
 
 
+def _oracle(path: Path, result: ComparisonResult, cohort: Cohort) -> list[Figure]:
+    """AUROC of the true risk of synthetic patients at the sites that took no part."""
+    if not path.exists():
+        return []
+    return [
+        Figure(what=f"external: the true risk at {one['site']} (oracle)", value=one["auroc"], note="no model sees it")
+        for one in json.loads(path.read_text(encoding="utf-8"))["oracle"]
+        if (one["task"], one["patients"]) == (cohort.task, "all") and result.sites.get(one["site"]) == "external"
+    ]
+
+
 def main() -> None:
     """Make, run, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,11 +145,12 @@ def main() -> None:
     body = json.loads((runs / file.stem / FILE).read_text(encoding="utf-8"))
     result = ComparisonResult.model_validate(body)
     source = "" if cohort.make[0] == "synthesize" else " --from DIR"
+    oracle = _oracle(file.parent / "truth" / "oracle.json", result, cohort)
     targets.keep(
         f"comparison_{options.what.replace('-', '_')}",
         title=f"{result.title}; {cohort.task}, AUROC, seeds {', '.join(map(str, result.seeds))}",
         command=f"python tests/benchmarks/comparisons.py {options.what}{source} --at DIR",
-        figures=figures(result, cohort, encoders=options.what == "encoders"),
+        figures=[*oracle, *figures(result, cohort, encoders=options.what == "encoders")],
     )
 
 
