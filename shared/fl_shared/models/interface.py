@@ -240,10 +240,10 @@ class Fusion(nn.Module, ABC):
         inputs: Mapping[str, Mapping[str, Tensor]],
         present: Mapping[str, Tensor],
     ) -> dict[str, EncoderOutput]:
-        """Run the encoders, exchanging between their stages: of a fusion that needs ``stages``. Inputs of absent rows
-        are 0; what is given for them must not hang on the others' rows, and must not reach another modality.
+        """Run the encoders: each by itself, but of a fusion that needs ``stages``, which exchanges between them. Inputs
+        of absent rows are 0; what is given for them must not hang on others' rows, nor reach another modality.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not act inside encoders")
+        return {name: encoder(inputs[name]) for name, encoder in encoders.items()}
 
     def shares(
         self, outputs: Mapping[str, EncoderOutput], present: Mapping[str, Tensor]

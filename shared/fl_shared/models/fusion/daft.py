@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_shared.models.fusion.staged import (
-    StagedFusion,
-    StandIns,
+    HostedFusion,
     begun,
     feature_map,
-    hears,
     host_of,
     over_places,
     stepped,
@@ -52,38 +50,26 @@ class Transform(nn.Module):
         return alpha, beta
 
 
-class DaftFusion(StagedFusion):
+class DaftFusion(HostedFusion):
     """The host's map <- (1 + alpha) map + beta before its last stage: fused (B, M * d)."""
 
     def __init__(self, spec: FusionSpec, *, host: str) -> None:
-        super().__init__(spec)
-        self.host = host
-        own = {m: spec.own[m] for m in spec.modalities if m != host}
-        self.others = tuple(own)
-        if own:
-            self.absent = StandIns(own, spec, heard=len(own))
-            self.transform = Transform(channels=spec.levels[host][-2], conditioners=sum(own.values()))
+        super().__init__(spec, host=host)
+        if self.conditioners:
+            self.transform = Transform(channels=spec.levels[host][-2], conditioners=self.conditioners)
 
-    def encode(
-        self,
-        encoders: Mapping[str, StagedEncoder],
-        inputs: Mapping[str, Mapping[str, Tensor]],
-        present: Mapping[str, Tensor],
-    ) -> dict[str, EncoderOutput]:
-        """The others, then the host."""
-        host = encoders[self.host]
-        outputs = {m: encoders[m](inputs[m]) for m in self.others}
-        state = begun(host, inputs[self.host], left=1)
-        if outputs:
+    def hosted(
+        self, host: StagedEncoder, inputs: Mapping[str, Tensor], given: Tensor | None, heard: Tensor
+    ) -> EncoderOutput:
+        """Transformed before the last stage."""
+        state = begun(host, inputs, left=1)
+        if given is not None:
             level = feature_map(host, state)
-            conditioners = self.absent({m: output.pooled for m, output in outputs.items()}, present)
-            heard = hears(self.host, present)[:, None]
             alpha, beta = (
-                over_places(torch.where(heard, x, 0.0), level.map) for x in self.transform(level.vec, conditioners)
+                over_places(torch.where(heard[:, None], x, 0.0), level.map) for x in self.transform(level.vec, given)
             )
             state = with_map(host, state, (1 + alpha) * level.map + beta)
-        outputs[self.host] = host.finish(stepped(host, state, left=1))
-        return {m: outputs[m] for m in self.modalities}
+        return host.finish(stepped(host, state, left=1))
 
 
 @FUSIONS.register("daft", source="Poelsterl et al. 2021 (DAFT); Hayat et al. 2022 (MedFuse), its baseline")

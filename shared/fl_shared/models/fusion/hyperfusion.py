@@ -20,11 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl_shared.models.fusion.staged import (
-    StagedFusion,
-    StandIns,
+    HostedFusion,
     begun,
     feature_map,
-    hears,
     host_of,
     over_places,
     stepped,
@@ -64,40 +62,30 @@ class Generator(nn.Module):
         return weights.unflatten(1, (self.outputs, self.inputs)), math.sqrt(3) * self.biases(embedded)
 
 
-class HyperFusion(StagedFusion):
+class HyperFusion(HostedFusion):
     """A generated 1 x 1 convolution around the host's last stage: fused (B, M * d)."""
 
     def __init__(self, spec: FusionSpec, *, host: str) -> None:
-        super().__init__(spec)
-        self.host = host
-        own = {m: spec.own[m] for m in spec.modalities if m != host}
-        self.others = tuple(own)
-        if own:
+        super().__init__(spec, host=host)
+        if self.conditioners:
             inputs, outputs = spec.levels[host][-2:]
-            self.absent = StandIns(own, spec, heard=len(own))
-            self.generator = Generator(conditioners=sum(own.values()), inputs=inputs, outputs=outputs)
+            self.generator = Generator(conditioners=self.conditioners, inputs=inputs, outputs=outputs)
 
-    def encode(
-        self,
-        encoders: Mapping[str, StagedEncoder],
-        inputs: Mapping[str, Mapping[str, Tensor]],
-        present: Mapping[str, Tensor],
-    ) -> dict[str, EncoderOutput]:
-        """The others, then the host."""
-        host = encoders[self.host]
-        outputs = {m: encoders[m](inputs[m]) for m in self.others}
-        state = begun(host, inputs[self.host], left=1)
+    def hosted(
+        self, host: StagedEncoder, inputs: Mapping[str, Tensor], given: Tensor | None, heard: Tensor
+    ) -> EncoderOutput:
+        """The generated path is added after the last stage."""
+        state = begun(host, inputs, left=1)
         before = feature_map(host, state)
         state = stepped(host, state, left=1)
-        if outputs:
+        if given is not None:
             after = feature_map(host, state).map
-            weights, biases = self.generator(self.absent({m: o.pooled for m, o in outputs.items()}, present))
+            weights, biases = self.generator(given)
             x = resized(before, after.shape[2:])
             path = torch.bmm(weights, x.flatten(2)).view_as(after) + over_places(biases, after)
-            heard = hears(self.host, present).view(-1, *[1] * (after.dim() - 1))
-            state = with_map(host, state, after + torch.where(heard, path, 0.0))
-        outputs[self.host] = host.finish(state)
-        return {m: outputs[m] for m in self.modalities}
+            rows = heard.view(-1, *[1] * (after.dim() - 1))
+            state = with_map(host, state, after + torch.where(rows, path, 0.0))
+        return host.finish(state)
 
 
 def resized(level: Level, places: torch.Size) -> Tensor:

@@ -6,6 +6,7 @@ for it where a third modality listens, and a modality that is alone is read as i
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import cast
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_shared.models.fusion.concat import ConcatFusion
-from fl_shared.models.interface import FusionSpec, Level, StagedEncoder, State
+from fl_shared.models.interface import EncoderOutput, FusionSpec, Level, StagedEncoder, State
 from fl_shared.models.tokens import learned_tokens
 
 MAPS = ("cine", "events", "image", "waveform")  # kinds whose maps have places in space or time
@@ -50,6 +51,42 @@ class StandIns(nn.Module):
         if modality in self.vectors:
             other = learned_tokens(cast(nn.Embedding, self.vectors[modality]), there)[:, 0]
         return torch.where(there[:, None], vector, other)
+
+
+class HostedFusion(StagedFusion):
+    """One modality is the host: what the others give, side by side, changes what its encoder does.
+
+    Args:
+        spec: of the fusion.
+        host: the modality.
+    """
+
+    def __init__(self, spec: FusionSpec, *, host: str) -> None:
+        super().__init__(spec)
+        self.host = host
+        own = {m: spec.own[m] for m in spec.modalities if m != host}
+        self.conditioners = sum(own.values())
+        if own:
+            self.absent = StandIns(own, spec, heard=len(own))
+
+    def encode(
+        self,
+        encoders: Mapping[str, StagedEncoder],
+        inputs: Mapping[str, Mapping[str, Tensor]],
+        present: Mapping[str, Tensor],
+    ) -> dict[str, EncoderOutput]:
+        """The others, then the host."""
+        outputs = {m: encoders[m](inputs[m]) for m in self.modalities if m != self.host}
+        given = self.absent({m: output.pooled for m, output in outputs.items()}, present) if outputs else None
+        heard = hears(self.host, present)
+        outputs[self.host] = self.hosted(encoders[self.host], inputs[self.host], given, heard)
+        return {m: outputs[m] for m in self.modalities}
+
+    @abstractmethod
+    def hosted(
+        self, host: StagedEncoder, inputs: Mapping[str, Tensor], given: Tensor | None, heard: Tensor
+    ) -> EncoderOutput:
+        """The host's encoder, changed by the others' vectors (B, N) in the rows that hear any (B,)."""
 
 
 def begun(encoder: StagedEncoder, inputs: Mapping[str, Tensor], *, left: int) -> State:
