@@ -1,4 +1,4 @@
-"""The comparison files of `comparisons.py`: every fusion on three cohorts, and pairs of encoders."""
+"""The comparison files of `comparisons.py`: every fusion on three cohorts."""
 
 from __future__ import annotations
 
@@ -33,13 +33,9 @@ FUSIONS = (
     ("drfuse", "baselines", "drfuse", "DrFuse"),
     ("hyperfusion", "baselines", "hyperfusion", "HyperFusion"),
 )
-ENCODERS = {
-    "ecg": {"ecg_cnn": "CNN", "ecg_lstm": "LSTM", "ecg_resnet34": "ResNet-34", "wavenet": "WaveNet"},
-    "ehr": {
-        "table_mlp": "MLP", "ft_transformer": "FT-Transformer", "tabnet": "TabNet-LN",
-        "tab_transformer": "TabTransformer",
-    },
-}  # fmt: skip
+ROUNDS = 6
+# Systems that train their encoders in one of several phases: so many times the rounds, that it has all others' rounds.
+PHASED = {"lemof": 3.4, "contrastive": 2.0, "early": 2.5}
 HIDDEN = [0.25, 0.5, 0.75]
 EVALUATION = ("holdout", "salt")  # kept of the importer's
 
@@ -58,15 +54,15 @@ class Cohort:
     task: str
     strong: str
     alone: Mapping[str, tuple[str, ...]]
+    modes: tuple[str, ...]
+    seeds: tuple[int, ...]
     only: tuple[str, ...] = ()
     leaky: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    modes: tuple[str, ...] = ("federated",)
-    seeds: tuple[int, ...] = (1,)
 
 
 def _physionet(body: Body) -> None:
     del body["training"]["phases"]  # every system has its own
-    body["training"] |= {"rounds": 6, "steps": 20, "learning_rate": 0.001}
+    body["training"] |= {"rounds": ROUNDS, "steps": 20, "learning_rate": 0.001}
     body["model"]["dropout"] = 0.3
 
 
@@ -76,11 +72,11 @@ def _synthetic(body: Body) -> None:
     series = {"kind": "events", "encoder": "events_summary", "fields": [*VITAL_SIGNS, *LABORATORY]}
     body["modalities"]["series"] = series | {"hours": 672.0, "bins": 28}
     body["model"]["modality_dropout"] = 0.3
-    body["training"]["rounds"] = 6
+    body["training"]["rounds"] = ROUNDS
 
 
 def _ptb_xl(body: Body) -> None:
-    body["training"] |= {"rounds": 6, "steps": 15}
+    """As the importer writes it."""
 
 
 COHORTS: Mapping[str, Cohort] = {
@@ -99,10 +95,12 @@ COHORTS: Mapping[str, Cohort] = {
         title="SYNTHETIC cohort: fusions of ECG, table and series",
         change=_synthetic,
         task="death",
-        strong="ecg",
+        strong="series",
         alone={
-            "only_series": ("series",), "only_ehr": ("ehr",), "only_ecg": ("ecg",), "without_ecg": ("ehr", "series"),
+            "only_series": ("series",), "only_ehr": ("ehr",), "only_ecg": ("ecg",), "without_series": ("ecg", "ehr"),
         },
+        modes=("local", "pooled", "federated", "epsilon_8", "epsilon_3"),
+        seeds=(1, 2),
     ),
     "ptb-xl": Cohort(
         make=("import", "ptb-xl"),
@@ -113,6 +111,8 @@ COHORTS: Mapping[str, Cohort] = {
         only=("ecg", "ehr"),
         alone={"only_ecg": ("ecg",), "only_ehr": ("ehr",)},
         leaky={"with_text": (), "only_text": ("text",)},
+        modes=("federated",),
+        seeds=(1, 2),
     ),
 }  # fmt: skip
 
@@ -126,11 +126,12 @@ def study_of(cohort: Cohort, path: Path) -> Body:
     return body
 
 
-def fusions_of(name: str, cohort: Cohort) -> Body:
-    """Every fusion, and single modalities, in every mode."""
+def fusions_of(name: str, cohort: Cohort, *, rounds: int) -> Body:
+    """Every fusion, and single modalities, in every mode. ``rounds``: of the grid's study."""
+    longer = {key: {"training": {"rounds": round(rounds * times)}} for key, times in PHASED.items()}
     only = {"only": list(cohort.only)} if cohort.only else {}
     variants: Body = {
-        key: {"title": title, **only, "study": {"model": {"system": system, "fusion": fusion}}}
+        key: {"title": title, **only, "study": {"model": {"system": system, "fusion": fusion}} | longer.get(key, {})}
         for key, system, fusion, title in FUSIONS
     }
     for key, kept in (cohort.alone | cohort.leaky).items():
@@ -158,32 +159,6 @@ def fusions_of(name: str, cohort: Cohort) -> Body:
         "schema": 1, "name": f"{name.replace('-', '_')}_fusions", "title": cohort.title, "study": "grid_study.toml",
         "seeds": list(cohort.seeds), "modes": list(cohort.modes), "reference": "attention",
         "variants": variants, "tables": tables,
-    }  # fmt: skip
-
-
-def encoders_of(task: str) -> Body:
-    """LeMoF's table on PTB-XL: 4 x 4 pairs of encoders under three fusions."""
-    fusions = {key: (system, fusion, title) for key, system, fusion, title in FUSIONS}
-    chosen = {key: fusions[key] for key in ("lemof", "joint", "mmtm")}
-    axes: Body = {
-        "fusion": {
-            key: {"title": title, "study": {"model": {"system": system, "fusion": fusion}}}
-            for key, (system, fusion, title) in chosen.items()
-        }
-    }
-    for modality, encoders in ENCODERS.items():
-        axes[f"{modality}_encoder"] = {
-            key: {"title": title, "only": list(ENCODERS), "study": {"modalities": {modality: {"encoder": key}}}}
-            for key, title in encoders.items()
-        }
-    pair = {"rows": ["ecg_encoder", "ehr_encoder"], "columns": ["fusion"], "picture": "heat"}
-    tables = [
-        {"title": f"{metric} of each pair of encoders", "only": {"task": [task], "metric": [metric]}, **pair}
-        for metric in ("auroc", "f1")
-    ]
-    return {
-        "schema": 1, "name": "ptb_xl_encoders", "title": "PTB-XL: pairs of encoders under three fusions",
-        "study": "grid_study.toml", "seeds": [1], "axes": axes, "tables": tables,
     }  # fmt: skip
 
 

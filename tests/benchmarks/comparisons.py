@@ -1,13 +1,14 @@
-"""Every fusion on PhysioNet 2012, PTB-XL and the SYNTHETIC cohort, and pairs of encoders: `fl-server compare-systems`.
+"""Every fusion on PhysioNet 2012, PTB-XL and the SYNTHETIC cohort, by `fl-server compare-systems`.
 
-``fl-sites`` makes the sites, `comparison_grids.py` the comparison's file; settings were fixed before any figure was
-seen and are the same for every fusion. Kept: each fusion's AUROC, best first, with its difference to the reference, and
-what is left of fusions that natively miss inputs when half of the strongest one is hidden.
+``fl-sites`` makes the sites, `comparison_grids.py` the comparison's file. Settings were fixed before any figure was
+seen and are the same for every fusion, but for the rounds of fusions in phases: with as many in all as the others,
+they had one or two for their encoders and fell far behind on PhysioNet; now they have as many for them. Kept:
+each fusion's AUROC, best first, with its difference to the reference, and what is left of fusions that natively miss
+inputs when half of the strongest one is hidden.
 
     python tests/benchmarks/comparisons.py physionet --from ../shared/data/physionet-2012 --at DIR --workers 2
     python tests/benchmarks/comparisons.py ptb-xl --from ../shared/data/ptb-xl --at DIR
     python tests/benchmarks/comparisons.py synthetic --at DIR
-    python tests/benchmarks/comparisons.py encoders --at DIR    (after ptb-xl)
 
 Stopped, it goes on where it was. ``--keep`` stores the figures of what has finished, and runs nothing.
 """
@@ -23,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import targets
-from comparison_grids import COHORTS, Cohort, encoders_of, fusions_of, study_of, write
+from comparison_grids import COHORTS, Cohort, fusions_of, study_of, write
 from targets import Figure
 
 from fl_server.comparison.result import FILE, ComparisonResult, Number, Role
@@ -38,22 +39,21 @@ def command(*words: str) -> None:
 
 def prepare(name: str, *, source: Path | None, at: Path) -> Path:
     """The comparison's file, with its sites and study beside it."""
-    cohort = COHORTS["ptb-xl" if name == "encoders" else name]
-    folder = at / ("ptb-xl" if name == "encoders" else name)
+    cohort, folder = COHORTS[name], at / name
     if not folder.exists():
         given = ("--from", str(source)) if cohort.make[0] == "import" else ()
         command("fl_sites.cli", *cohort.make, *given, "--out", str(folder))
-    write(folder / "grid_study.toml", study_of(cohort, folder / "study.toml"))
-    body = encoders_of(cohort.task) if name == "encoders" else fusions_of(name, cohort)
+    study = study_of(cohort, folder / "study.toml")
+    write(folder / "grid_study.toml", study)
+    body = fusions_of(name, cohort, rounds=study["training"]["rounds"])
     return write(folder / f"{body['name']}.toml", body)
 
 
-def figures(result: ComparisonResult, cohort: Cohort, *, encoders: bool) -> list[Figure]:
+def figures(result: ComparisonResult, cohort: Cohort) -> list[Figure]:
     """What is told in `TABLES.md`."""
-    found = [*_fusions(result, cohort, role="external", modes=result.modes)]
-    if encoders:
-        return found
-    return [*found, *_fusions(result, cohort, role="train", modes=("federated",)), *_half_hidden(result, cohort)]
+    external = _fusions(result, cohort, role="external", modes=result.modes)
+    internal = _fusions(result, cohort, role="train", modes=("federated",))
+    return [*external, *internal, *_half_hidden(result, cohort)]
 
 
 def _numbers(result: ComparisonResult, cohort: Cohort, *, role: Role, mode: str, subgroup: str) -> dict[str, Number]:
@@ -130,13 +130,13 @@ def _oracle(path: Path, result: ComparisonResult, cohort: Cohort) -> list[Figure
 def main() -> None:
     """Make, run, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=[*COHORTS, "encoders"])
+    parser.add_argument("what", choices=COHORTS)
     parser.add_argument("--from", dest="source", type=Path, help="your download of the data set")
     parser.add_argument("--at", type=Path, required=True, help="folder of sites and runs")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--keep", action="store_true", help="only store what has finished")
     options = parser.parse_args()
-    cohort = COHORTS["ptb-xl" if options.what == "encoders" else options.what]
+    cohort = COHORTS[options.what]
     file = prepare(options.what, source=options.source, at=options.at)
     runs = options.at / "runs"
     if not options.keep:
@@ -150,7 +150,7 @@ def main() -> None:
         f"comparison_{options.what.replace('-', '_')}",
         title=f"{result.title}; {cohort.task}, AUROC, seeds {', '.join(map(str, result.seeds))}",
         command=f"python tests/benchmarks/comparisons.py {options.what}{source} --at DIR",
-        figures=[*oracle, *figures(result, cohort, encoders=options.what == "encoders")],
+        figures=[*oracle, *figures(result, cohort)],
     )
 
 

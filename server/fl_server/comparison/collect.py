@@ -8,12 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fl_server import durable
+from fl_server.comparison import parts
 from fl_server.comparison.contrasts import contrasts, of_pair
 from fl_server.comparison.derive import Cell, Grid
 from fl_server.comparison.numbers import Frame, Told, What, of_cell, over_seeds
 from fl_server.comparison.pairs import Pair, why_not
 from fl_server.comparison.plan import LOCAL, POOLED, epsilon_of
-from fl_server.comparison.result import FILE, CellTold, ComparisonResult, Contrast, Number, VariantTold
+from fl_server.comparison.result import FILE, CellTold, ComparisonResult, Contrast, Number, Part, Role, VariantTold
 from fl_shared.counts import primary, subsets
 from fl_shared.results import Results
 
@@ -44,6 +45,7 @@ class Gathered:
     grid: Grid
     cells: dict[Key, CellTold] = field(default_factory=dict)
     numbers: dict[Key, dict[What, Told]] = field(default_factory=dict)
+    looked: dict[Key, dict[parts.Asked, Told]] = field(default_factory=dict)
     differences: dict[Key, dict[What, Told]] = field(default_factory=dict)
     unpaired: dict[Key, str] = field(default_factory=dict)
     workers: int = 1
@@ -55,23 +57,27 @@ class Gathered:
         self.cells[key] = told
         if told.state == "finished":
             self.numbers[key] = of_cell(results, self._frame(cell))
+            self.looked[key] = parts.of_cell(results, self._roles)
 
     def compare(self, pair: Pair, results: Results | None, why: str) -> None:
         """Keep what the sites said of a variant beside the reference, or why there is nothing."""
-        roles = {name: plan.role for name, plan in self.grid.parent.sites.items()}
         key = key_of(pair.variant)
         if results is None:
             self.unpaired[key] = why
         else:
             same = self._frame(pair.reference if pair.turned else pair.variant).same
             fused = [name for name, task in self.grid.parent.tasks.items() if same and task.modality is None]
-            self.differences[key] = of_pair(results.differences, roles, turned=pair.turned, headline=fused)
+            self.differences[key] = of_pair(results.differences, self._roles, turned=pair.turned, headline=fused)
 
     def _frame(self, cell: Cell) -> Frame:
         parent, own = self.grid.parent, self.grid.variants[cell.variant].study
         clean = all(not plan.leaky for plan in own.modalities.values())
         same = primary(parent) == "headline" and "headline" not in subsets(own) and clean
-        return Frame(roles={name: plan.role for name, plan in parent.sites.items()}, same=same)
+        return Frame(roles=self._roles, same=same)
+
+    @property
+    def _roles(self) -> dict[str, Role]:
+        return {name: plan.role for name, plan in self.grid.parent.sites.items()}
 
     def result(self) -> ComparisonResult:
         """The result so far."""
@@ -103,8 +109,13 @@ class Gathered:
             workers=self.workers,
             wall_seconds=self.wall_seconds,
             notes=tuple(self._notes()),
-        ).model_copy(update={"numbers": tuple(self._numbers()), "contrasts": tuple(self._contrasts())})
-        # many, and made here: not checked again
+        ).model_copy(  # many, and made here: not checked again
+            update={
+                "numbers": tuple(self._numbers()),
+                "contrasts": tuple(self._contrasts()),
+                "parts": tuple(self._parts()),
+            }
+        )
 
     def _contrasts(self) -> Iterator[Contrast]:
         plan = self.grid.plan
@@ -116,12 +127,20 @@ class Gathered:
         return contrasts(found, against=plan.first)
 
     def _numbers(self) -> Iterator[Number]:
+        for variant, mode, keys in self._trained():
+            yield from over_seeds([self.numbers[key] for key in keys], variant=variant, mode=mode)
+
+    def _parts(self) -> Iterator[Part]:
+        for variant, mode, keys in self._trained():
+            yield from parts.over_seeds([self.looked[key] for key in keys], variant=variant, mode=mode)
+
+    def _trained(self) -> Iterator[tuple[str, str, list[Key]]]:
+        """Variant, mode, and the cells of its seeds that have finished."""
         plan = self.grid.plan
         for variant in plan.combined():
             for mode in plan.modes:
                 keys = [(variant, mode, seed) for seed in plan.seeds]
-                found = [self.numbers[key] for key in keys if key in self.numbers]
-                yield from over_seeds(found, variant=variant, mode=mode)
+                yield variant, mode, [key for key in keys if key in self.numbers]
 
     def _variants(self) -> Iterator[VariantTold]:
         plan = self.grid.plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_server.comparison import words
+from fl_server.comparison import parts, words
 from fl_server.comparison.cell import Pivot
 from fl_server.comparison.defaults import tables_of, winners
 from fl_server.comparison.forests import ForestPicture, forests
@@ -53,6 +53,8 @@ def write_comparison_report(result: ComparisonResult, path: Path) -> None:
         words=words,
         file=FILE,
         tables=[_table(result, pivot, f"table-{at}") for at, pivot in enumerate(made, start=1)],
+        attention=parts.forests(index, "attention"),
+        importance=parts.forests(index, "importance"),
         winners=[_winners(index, task) for task in result.tasks],
         states=states(result),
         reasons=reasons(result),

@@ -16,6 +16,7 @@ from fl_shared.toml import Section
 FILE = "comparison.json"
 SCHEMA_PATH = Path(__file__).with_name("comparison.schema.json")
 Role = Literal["train", "external"]
+PartKind = Literal["attention", "importance"]
 
 
 class VariantTold(Section):
@@ -97,6 +98,30 @@ class Contrast(Coordinates):
         return self.p_holm is None or self.p_holm >= 0.05
 
 
+class Part(Section):
+    """What a model makes of a part of its inputs at a site; means over seeds, as of a `Number`.
+
+    kind: ``attention``, the share that modality ``name`` gets; ``importance``, what the headline metric of a task loses
+    without the group of fields ``name`` (`evaluation.feature_groups`).
+    """
+
+    kind: PartKind
+    variant: str
+    mode: str
+    role: Role
+    site: str
+    task: str = Field(default="", description="of importance")
+    label: str = ""
+    metric: MetricName | None = Field(default=None, description="of importance")
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    seeds: int
+    note: str = ""
+
+
 class ComparisonResult(Section):
     """``comparison.json``."""
 
@@ -119,6 +144,7 @@ class ComparisonResult(Section):
     cells: tuple[CellTold, ...]
     numbers: tuple[Number, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    parts: tuple[Part, ...] = ()
     tables: tuple[TablePlan, ...] = ()
     workers: int = Field(default=1, description="cells at a time in the last run")
     wall_seconds: float | None = Field(default=None, description="of the last run that trained every cell; else null")

@@ -13,11 +13,13 @@ from fl_server.comparison.cell import Cell, Pivot, Standing
 from fl_server.comparison.defaults import tables_of
 from fl_server.comparison.index import index_of
 from fl_server.comparison.outcome import outcomes, reasons, states
+from fl_server.comparison.parts import forests
 from fl_server.comparison.pivot import pivots
 from fl_server.comparison.plan import epsilon_of
 from fl_server.comparison.result import FILE, ComparisonResult
 from fl_server.comparison.words import difference, estimate, mode_title, p_holm, seeds_range
 from fl_server.report import view
+from fl_server.report.forest import Forest
 
 
 def show_comparison(result: ComparisonResult, folder: Path, console: Console) -> None:
@@ -28,6 +30,8 @@ def show_comparison(result: ComparisonResult, folder: Path, console: Console) ->
     for plan in tables_of(result):
         for pivot in pivots(index, plan):
             _show(result, pivot, console)
+    for forest in (*forests(index, "attention"), *forests(index, "importance")):
+        _show_parts(forest, console)
     if exposed := [mode_title(mode) for mode in result.modes if epsilon_of(mode) is None]:
         console.print(Text(f"NO PRIVACY GUARANTEE in: {'; '.join(exposed)}", style="bold red"))
     console.print(Text(f"{states(result) or 'none'} of {len(result.cells)} cells"))
@@ -55,6 +59,17 @@ def _show(result: ComparisonResult, pivot: Pivot, console: Console) -> None:
         console.print(Text(f"published: {figure.row}, {figure.column}: {figure.value:g}", style="dim"))
     for outcome in outcomes(result, pivot):
         console.print(Text(outcome.sentence))
+
+
+def _show_parts(forest: Forest, console: Console) -> None:
+    table = Table(title=Text(f"{forest.caption} (95 % interval)"), title_justify="left", box=box.SIMPLE_HEAD)
+    names = dict.fromkeys(line.name for group in forest.groups for line in group.lines)
+    for column in ("variant", *names):
+        table.add_column(Text(column), overflow="fold")
+    for group in forest.groups:
+        told = {line.name: view.estimate(line.told) for line in group.lines}
+        table.add_row(Text(group.name), *(Text(told.get(name, view.NO_VALUE)) for name in names))
+    console.print(table)
 
 
 def _cell(pivot: Pivot, cell: Cell) -> Text:

@@ -10,7 +10,7 @@ from fl_sites.synthetic.cine import MYOCARDIUM, SCAR
 from fl_sites.synthetic.hospitals import Hospital
 from fl_sites.synthetic.outcomes import CAUSES, COURSE, EVENTS, FOLLOW_UP, LONG_STAY, MACCE
 from fl_sites.synthetic.patients import MEASURED
-from fl_sites.synthetic.phenotypes import PHENOTYPES
+from fl_sites.synthetic.phenotypes import FIRST, PHENOTYPES
 from fl_sites.synthetic.words import CLASSES, OUTCOME_WORDS
 
 SITE_HEADER = """SYNTHETIC: no patient stands behind these files (fl-sites synthesize)."""
@@ -44,6 +44,7 @@ def site_file(name: str, hospital: Hospital, *, modalities: Collection[str]) -> 
             },
             "modalities": {modality: inputs[modality] for modality in MODALITIES if modality in modalities},
             "tasks": _tasks(CLASSES[hospital.language]),
+            "subgroups": {name: {"column": f"phenotype_{name}", "codes": {"0": "no", "1": "yes"}} for name in FIRST},
             "privacy": {"epsilon_cap": 20.0, "allow_without_privacy": True},
             "resources": {"actors": 1, "threads": 1},
             "network": {"superlink": "127.0.0.1:9092"},

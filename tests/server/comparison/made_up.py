@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fl_server.comparison.plan import PublishedNumber, TablePlan
-from fl_server.comparison.result import CellTold, ComparisonResult, Contrast, Number, VariantTold
+from fl_server.comparison.result import CellTold, ComparisonResult, Contrast, Number, Part, VariantTold
 from fl_shared.metrics.table import METRICS
 from fl_shared.subgroups import hidden_name
 
@@ -119,7 +119,7 @@ def everything() -> ComparisonResult:
         types=TYPES,
         title="Fusions and encoders on the toy cohort", headline={"death": "all", "stay": "all"},
         axes={"ecg": ECG, "ehr": EHR}, tables=TABLES, workers=2, wall_seconds=1834.6,
-        notes=("settings are the study's",),
+        notes=("settings are the study's",), parts=tuple(_parts()),
     )  # fmt: skip
 
 
@@ -154,6 +154,21 @@ TABLES = (
         only={"task": ("stay",), "variant": ("plain", "early", "late", "mmtm"), "mode": ("federated",)},
     ),
 )  # fmt: skip
+
+
+def _parts() -> Iterable[Part]:
+    """Attention of two fusions, at sites of both roles, and what two groups of fields are worth to them."""
+    for name in ("plain", "medfuse"):
+        for site, role in SITES.items():
+            at = {"variant": name, "mode": "federated", "role": role, "site": site, "n": 61, "seeds": 3}
+            ecg = round(0.3 + 0.4 * draw(name, site), 2)
+            for modality, share in (("ecg", ecg), ("ehr", round(1 - ecg, 2))):
+                ends = {"low": round(share - 0.03, 2), "high": round(share + 0.03, 2)}
+                yield Part(kind="attention", name=modality, value=share, **ends, **at)
+            for group in ("laboratory", "person"):
+                lost = round(0.1 * draw(name, site, group), 4)
+                ends = {"low": round(lost - 0.02, 4), "high": round(lost + 0.02, 4)}
+                yield Part(kind="importance", task="death", metric="auroc", name=group, value=lost, **ends, **at)
 
 
 def _numbers(name: str, mode: str) -> Iterable[Number]:

@@ -80,7 +80,8 @@ def page(made, tmp_path_factory):
 def _phrases() -> str:
     """What the sources of the page say in words of their own."""
     folder = Path(fl_server.comparison.__file__).parent
-    texts = [told_numbers._CUT.sub(" ", html.unescape(path.read_text())) for path in folder.glob("*.j2")]
+    templates = (*folder.glob("*.j2"), Path(forest.__file__).with_name("macros.j2"))
+    texts = [told_numbers._CUT.sub(" ", html.unescape(path.read_text())) for path in templates]
     for source in (*folder.glob("*.py"), Path(table.__file__), Path(forest.__file__)):
         parts = ast.walk(ast.parse(source.read_text(encoding="utf-8")))
         texts += [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
@@ -239,6 +240,8 @@ def test_the_terminal_tells_the_same(tmp_path, capsys):
     )
     assert f"{value:.3f} (" in said and "may be chance" in said and "reference" in said
     assert str(tmp_path / "comparison.json") in said
+    share = next(part.value for part in result.parts if (part.kind, part.role) == ("attention", "external"))
+    assert "Attention to each modality: federated, at harbour" in said and f"{share:.2f} (" in said
     show_comparison(comparison([variant("plain")], [], cells=[]), tmp_path, Console(width=80))
     assert "No number was told." in capsys.readouterr().out
 

@@ -69,6 +69,16 @@ def test_lemof_crosses_four_by_five_encoders_with_its_fusions() -> None:
     assert {"series_tpc", "ehr_tabnet"} <= both["axes"]["ehr_encoder"].keys()
 
 
+def test_lemof_tells_of_diseases_where_the_study_asks_for_groups() -> None:
+    asked = Study.model_validate(BODY | {"evaluation": BODY["evaluation"] | {"subgroups": ["heart_failure"]}})
+    plan = ComparisonPlan.model_validate({"study": "study.toml", **BODIES[Paper.LEMOF](asked)})
+    table = plan.tables[-1]
+    assert table.rows == ("subgroup",)
+    assert table.only["ecg_encoder"] == ("wavenet",) and table.only["ehr_encoder"] == ("ehr_ft_transformer",)
+    assert {*table.only["fusion"]} <= plan.axes["fusion"].keys()
+    assert len(plan.tables) == len(BODIES[Paper.LEMOF](Study.model_validate(BODY))["tables"]) + 1
+
+
 def test_m_prtm_weighs_each_modality_heavily_once_and_asks_for_every_set() -> None:
     body = BODIES[Paper.M_PRTM](Study.model_validate(BODY))
     shares = {n: v["study"]["model"]["shares"] for n, v in body["variants"].items() if n.startswith("heavy_")}

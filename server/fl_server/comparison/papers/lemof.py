@@ -1,7 +1,7 @@
 """LeMoF, Tables 1-3 and the ablation of its modules: fusions over a zoo of ECG and EHR encoders.
 
 Table 1 crosses five fusions and LeMoF with 4 x 5 pairs of encoders: 120 models a seed. Take choices out of the file for
-a smaller grid.
+a smaller grid. Table 2 is of diseases: name them as [subgroups] in the site files and under evaluation.subgroups.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ RECORDS = {
 }
 BASELINES = {"mmtm": "MMTM", "daft": "DAFT", "drfuse": "DrFuse", "hyperfusion": "HyperFusion"}
 METRICS = ("accuracy", "auroc", "f1")
+ABLATION = ["lemof_first", "lemof_second", "lemof"]
 
 
 def body(study: Study) -> Body:
@@ -56,10 +57,26 @@ def body(study: Study) -> Body:
             source="LeMoF, ablation of M1 and M2",
             rows=["ecg_encoder", "ehr_encoder"],
             columns=["fusion"],
-            only=of | {"fusion": ["lemof_first", "lemof_second", "lemof"]},
+            only=of | {"fusion": ABLATION},
         )
     )
+    if study.evaluation.subgroups:
+        tables.append(_by_disease(of | {"fusion": ABLATION}, axes))
     return comparison(study, "lemof", title="LeMoF: encoders x fusions", tables=tables, axes=axes)
+
+
+def _by_disease(only: Body, axes: Body) -> Body:
+    """Groups of patients that the study asks for, under WaveNet and, where there is one, FT-Transformer."""
+    records = list(axes["ehr_encoder"])
+    record = next((name for name in records if name.endswith("ft_transformer")), records[0])
+    pair = {"ecg_encoder": ["wavenet"], "ehr_encoder": [record]}
+    return table(
+        "Groups of patients, WaveNet x " + axes["ehr_encoder"][record]["title"],
+        source="LeMoF, Table 2 (diseases)",
+        rows=["subgroup"],
+        columns=["fusion", "metric"],
+        only=only | pair | {"metric": list(METRICS)},
+    )
 
 
 def _records(study: Study, ecg: str) -> dict[str, Body]:
