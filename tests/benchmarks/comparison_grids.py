@@ -36,6 +36,7 @@ FUSIONS = (
 ROUNDS = 6
 # Systems that train their encoders in one of several phases: so many times the rounds, that it has all others' rounds.
 PHASED = {"lemof": 3.4, "contrastive": 2.0, "early": 2.5}
+DRAWN = ("attention", "m_prtm", "medm2t", "medfuse", "late_average", "unified", "drfuse")  # as inputs go missing
 HIDDEN = [0.25, 0.5, 0.75]
 EVALUATION = ("holdout", "salt")  # kept of the importer's
 
@@ -148,7 +149,7 @@ def fusions_of(name: str, cohort: Cohort, *, rounds: int) -> Body:
             "title": f"{cohort.strong} hidden at test time",
             "rows": ["subgroup"],
             "columns": ["variant"],
-            "only": of | {"mode": ["federated"], "subgroup": hidden},
+            "only": of | {"mode": ["federated"], "subgroup": hidden, "variant": [*DRAWN, *cohort.alone]},
             "picture": "lines",
         },
     ]

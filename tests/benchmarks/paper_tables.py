@@ -33,6 +33,10 @@ Body = dict[str, Any]
 SITES = ("--sites", "alpha,beta,gamma,delta", "--patients", "300")
 SERIES = {"kind": "events", "fields": [*VITAL_SIGNS, *LABORATORY], "hours": 672.0, "bins": 28}
 TABLE = {"kind": "table", "fields": ["age", "sex", *MEASURED]}
+LEMOF = {  # of 192 models these 72
+    "fusion": ("lemof", "lemof_first", "lemof_second", "mmtm"),
+    "ecg_encoder": ("ecg_cnn", "ecg_lstm", "wavenet"),
+}
 DISEASES = ["heart_failure", "chronic_kidney_disease", "cardiac_dysrhythmias", "coronary_atherosclerosis"]
 
 
@@ -82,6 +86,10 @@ def prepare(paper: str, at: Path) -> Path:
     study = write(folder / "table_study.toml", body)
     file = folder / f"{paper}.toml"
     command("fl_server.cli", "paper", paper, str(study), "--write", str(file))
+    if paper == "lemof":
+        grid = tomllib.loads(file.read_text(encoding="utf-8"))
+        grid["axes"] |= {axis: {name: grid["axes"][axis][name] for name in kept} for axis, kept in LEMOF.items()}
+        write(file, grid)
     return file
 
 

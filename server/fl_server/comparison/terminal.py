@@ -21,6 +21,9 @@ from fl_server.comparison.words import difference, estimate, mode_title, p_holm,
 from fl_server.report import view
 from fl_server.report.forest import Forest
 
+CELL = 20
+"""Characters that a number with its interval takes."""
+
 
 def show_comparison(result: ComparisonResult, folder: Path, console: Console) -> None:
     """Print every table with its sentences, then what was refused, the notes and where the files lie."""
@@ -46,10 +49,10 @@ def _show(result: ComparisonResult, pivot: Pivot, console: Console) -> None:
     about = f": {', '.join(pivot.about)}" if pivot.about else ""
     title = Text(f"{pivot.title}{about} (95 % interval)")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=False)
-    for column in (pivot.corner.lower(), *(column.title for column in pivot.columns)):
-        table.add_column(Text(column), overflow="fold")
-    for row, line in zip(pivot.rows, pivot.cells, strict=True):
-        table.add_row(Text(row.title), *(_cell(pivot, cell) for cell in line))
+    if CELL * (1 + len(pivot.columns)) > console.width:
+        _add_long(table, pivot)
+    else:
+        _add_crossed(table, pivot)
     console.print(table)
     for number, note in enumerate(pivot.footnotes, start=1):
         console.print(Text(f"[{number}] {note}", style="dim"))
@@ -59,6 +62,31 @@ def _show(result: ComparisonResult, pivot: Pivot, console: Console) -> None:
         console.print(Text(f"published: {figure.row}, {figure.column}: {figure.value:g}", style="dim"))
     for outcome in outcomes(result, pivot):
         console.print(Text(outcome.sentence))
+
+
+def _add_crossed(table: Table, pivot: Pivot) -> None:
+    for column in (pivot.corner.lower(), *(column.title for column in pivot.columns)):
+        table.add_column(Text(column), overflow="fold")
+    for row, line in zip(pivot.rows, pivot.cells, strict=True):
+        told = [Text("\n").join(filter(None, _words(pivot, cell))) for cell in line]
+        table.add_row(Text(row.title), *told)
+
+
+def _add_long(table: Table, pivot: Pivot) -> None:
+    """A line a cell, where the columns do not fit beside each other; a heading a row, intervals of the values only."""
+    table.add_column(Text(pivot.corner.lower()), overflow="fold", min_width=14)
+    shown = ("estimate", *(["seeds"] if pivot.several_seeds else []), "less ref.", "")
+    for title in shown:
+        table.add_column(Text(title), no_wrap=bool(title))
+    for row, line in zip(pivot.rows, pivot.cells, strict=True):
+        table.add_row(Text(row.title, style="bold"))
+        for place, cell in zip(pivot.columns, line, strict=True):
+            value, *rest = _words(pivot, cell)
+            seeds, less, standing = (said.plain for said in rest)
+            told = [seeds.removeprefix("seeds ")] if pivot.several_seeds else []
+            told += [less.partition(" (")[0], standing.replace(Standing.CHANCE.value, "≈")]
+            more = (Text(said, style="dim") for said in told)
+            table.add_row(Text(f"  {place.title}"), value, *more, end_section=place is pivot.columns[-1])
 
 
 def _show_parts(forest: Forest, console: Console) -> None:
@@ -72,27 +100,26 @@ def _show_parts(forest: Forest, console: Console) -> None:
     console.print(table)
 
 
-def _cell(pivot: Pivot, cell: Cell) -> Text:
-    """The number, the best in bold; below it seeds, difference and what a paper found."""
+def _words(pivot: Pivot, cell: Cell) -> tuple[Text, Text, Text, Text]:
+    """The number, the best in bold; seeds; the difference to the reference; its p, and what a paper found."""
     if cell.place is None:
-        return Text()
+        return Text(), Text(), Text(), Text()
     marks = "".join(f"[{number}]" for number in pivot.numbers(cell))
-    lines = []
+    published = "" if cell.published is None else f"published {cell.published:g}"
     if cell.value is None or cell.number is None:
         state = cell.state if cell.state not in ("", "finished") else view.NO_VALUE
-        lines.append(Text(f"{state}{marks}", style="red" if state in ("refused", "failed") else "dim"))
-    else:
-        best = "bold" if cell.best else ""
-        lines.append(Text(f"{view.estimate(estimate(cell.number))}{marks}", style=best))
-        lines += [Text(said, style="dim") for said in (seeds_range(cell.number), *_against(cell)) if said]
-    if cell.published is not None:
-        lines.append(Text(f"published {cell.published:g}", style="dim italic"))
-    return Text("\n").join(lines)
+        value = Text(f"{state}{marks}", style="red" if state in ("refused", "failed") else "dim")
+        return value, Text(), Text(), Text(published, style="dim italic")
+    value = Text(f"{view.estimate(estimate(cell.number))}{marks}", style="bold" if cell.best else "")
+    less, standing = _against(cell)
+    said = ", ".join(filter(None, (standing, published)))
+    seeds = Text(seeds_range(cell.number), style="dim")
+    return value, seeds, Text(less, style="dim"), Text(said, style="dim")
 
 
-def _against(cell: Cell) -> tuple[str, ...]:
+def _against(cell: Cell) -> tuple[str, str]:
     if cell.standing is Standing.REFERENCE:
-        return ("reference",)
+        return "", "reference"
     if cell.contrast is None or cell.contrast.value is None:
-        return ()
-    return difference(cell.contrast), ", ".join(part for part in (p_holm(cell.contrast), cell.standing.value) if part)
+        return "", ""
+    return difference(cell.contrast), ", ".join(filter(None, (p_holm(cell.contrast), cell.standing.value)))

@@ -242,6 +242,9 @@ def test_the_terminal_tells_the_same(tmp_path, capsys):
     assert str(tmp_path / "comparison.json") in said
     share = next(part.value for part in result.parts if (part.kind, part.role) == ("attention", "external"))
     assert "Attention to each modality: federated, at harbour" in said and f"{share:.2f} (" in said
+    show_comparison(result, tmp_path, Console(width=80))
+    narrow = capsys.readouterr().out
+    assert re.search(rf"federated +{value:.3f} \(", narrow) and "≈" in narrow  # a line a cell
     show_comparison(comparison([variant("plain")], [], cells=[]), tmp_path, Console(width=80))
     assert "No number was told." in capsys.readouterr().out
 

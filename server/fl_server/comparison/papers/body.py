@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from fl_shared.errors import ConsiliumError, ExitCode, Fault
+from fl_shared.metrics.table import metrics_of
 from fl_shared.study import Study
 
 Body = dict[str, Any]
@@ -43,6 +44,11 @@ def of_kind(study: Study, kinds: Iterable[str], *, paper: str, wanted: str) -> l
     problem = f"the tables of {paper} need {wanted}"
     fault = Fault(file="study.toml", key="modalities", problem=problem, mend="Add one, or write a file by hand.")
     raise ConsiliumError(f"study '{study.name}' cannot be told so", code=ExitCode.STUDY, faults=[fault])
+
+
+def first_metrics(study: Study, many: int) -> list[str]:
+    """The first metrics of each type of task: AUROC and AUPRC of an outcome, where two are wanted."""
+    return [*dict.fromkeys(name for task in study.tasks.values() for name in metrics_of(task.type)[:many])]
 
 
 def labelled(study: Study) -> list[str]:

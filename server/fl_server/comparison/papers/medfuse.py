@@ -5,7 +5,7 @@ Uni- and multimodal baselines, paired and unpaired patients, single labels, age 
 
 from __future__ import annotations
 
-from fl_server.comparison.papers.body import Body, alone, comparison, fusion, labelled, table
+from fl_server.comparison.papers.body import Body, alone, comparison, first_metrics, fusion, labelled, table
 from fl_shared.study import Study
 from fl_shared.subgroups import age_groups, hidden_name
 
@@ -44,9 +44,11 @@ def _tables(study: Study) -> list[Body]:
     fused = ["medfuse", *BASELINES]
     first = next(iter(study.tasks))
     overall = {"rows": ["variant"], "columns": ["task", "metric"]}
+    told = {"metric": first_metrics(study, 2)}
+    paired = told | {"subgroup": ["paired=yes"]}
     tables = [
-        table("All patients", source="Hayat et al. 2022, Tables 2 and 3", **overall),
-        table("Paired patients", source="Tables 2 and 3", only={"subgroup": ["paired=yes"]}, **overall),
+        table("All patients", source="Hayat et al. 2022, Tables 2 and 3", only=told, **overall),
+        table("Paired patients", source="Tables 2 and 3", only=paired, **overall),
         table(
             "Inputs that are missing",
             source="Missing-rate figures",
