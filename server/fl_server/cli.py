@@ -1,8 +1,8 @@
 """``fl-server``: everything that a coordinating centre does.
 
-Exit codes: 0 ok, 2 usage, 10 study file, 13 sites refuse the study, 14 already running, 17 a round missed its quorum,
-18 coordinator or sites not reachable, 19 a committed round or a bundle does not verify, 20 a threshold is missed,
-1 anything else.
+Exit codes: 0 ok, 2 usage, 10 study file, 11 site file, 13 sites refuse the study, 14 already running, 17 a round missed
+its quorum or a comparison's cell failed, 18 coordinator or sites not reachable, 19 a committed round or a bundle does
+not verify, 20 a threshold is missed, 1 anything else.
 """
 
 from __future__ import annotations

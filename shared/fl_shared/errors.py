@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     ALREADY_RUNNING = 14  # a second process for the same site or coordinator
     SANDBOX = 15  # no sandbox for server-sent code on this machine
     PRIVACY = 16  # budget, ledger or provenance forbids the release
-    ROUND_FAILED = 17  # a round missed its quorum or every reply was rejected
+    ROUND_FAILED = 17  # a round missed its quorum, every reply was rejected, or a comparison's cell failed
     UNREACHABLE = 18  # the other side cannot be reached
     CHECKPOINT = 19  # a committed round or a model bundle does not verify
     NOT_PROMOTED = 20  # a model misses a threshold of its study

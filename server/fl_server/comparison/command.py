@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fl_shared.commands import Format, emit
+from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.site import load_site
 
 if TYPE_CHECKING:
     from fl_server.comparison.derive import Grid
@@ -36,6 +38,7 @@ def compare_systems(
         return
     from fl_server.comparison.run import Place, run_comparison
 
+    _check_sites(grid, sites_dir)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that every process is ended
     folder, console = runs / grid.plan.name, Console(stderr=True)
     place = Place(folder=folder, sites_dir=sites_dir, weights=weights, workers=workers or os.cpu_count() or 1)
@@ -45,6 +48,21 @@ def compare_systems(
         console.print("stopped: what has finished is kept; the same command continues", highlight=False)
         sys.exit(128 + signal.SIGINT)
     tell(result, folder, fmt=fmt)
+    if any(cell.state == "failed" for cell in result.cells):
+        sys.exit(ExitCode.ROUND_FAILED)
+
+
+def _check_sites(grid: Grid, sites_dir: Path) -> None:
+    """Raise ConsiliumError (exit code 11) with what is wrong with any site, before a cell of it fails."""
+    wrong: list[ConsiliumError] = []
+    for name in grid.parent.sites:
+        try:
+            load_site(sites_dir / name)
+        except ConsiliumError as error:
+            wrong.append(error)
+    if wrong:
+        message = f"{'; '.join(error.message for error in wrong)}. --sites-dir is the folder of all sites."
+        raise ConsiliumError(message, code=ExitCode.SITE, faults=[fault for error in wrong for fault in error.faults])
 
 
 def report_comparison(folder: Path, *, fmt: Format) -> bool:

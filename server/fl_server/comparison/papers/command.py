@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fl_server.comparison.papers import Paper
 from fl_shared.commands import Format, emit
+from fl_shared.errors import ConsiliumError, ExitCode
 
 HEADER = """Comparison '{name}' in the form of the tables of {paper}, over the study {study}.
 Take choices out for a smaller grid; modes: local, pooled, federated, epsilon_8 (any epsilon).
@@ -38,7 +39,11 @@ def paper_command(
         {"schema": 1, "name": body["name"], "title": body["title"], "study": seen, **body}
     )
     header = HEADER.format(name=plan.name, paper=paper, study=study.name, file=write)
-    write_model(write, plan, header=header)
+    try:
+        write_model(write, plan, header=header)
+    except OSError as error:
+        problem = f"{write}: cannot be written ({error.strerror}). Name another file with --write."
+        raise ConsiliumError(problem, code=ExitCode.USAGE) from error
     told = {"file": str(write), "name": plan.name, "variants": list(plan.combined()), "tables": len(plan.tables)}
 
     def text(console: Console) -> None:
