@@ -1,9 +1,10 @@
 """The five papers' own tables on SYNTHETIC sites, by `fl-server paper` and `fl-server compare-systems`.
 
 Each study is the one that `fl-sites synthesize --system PAPER` writes, with what the paper's tables need besides:
-groups of fields (M-PRTM), a second representation of the record (cross-modal alignment), a table with ages (MedFuse), a
-series for TPC and groups of patients by disease (LeMoF). Kept: each variant at the site that took no part, federated,
-without privacy. The patients are invented: only what the tables look like carries over to real ones.
+groups of fields (M-PRTM), a second representation of the record (cross-modal alignment), a table with ages and common
+outcomes (MedFuse), a series for TPC and groups of patients by disease (LeMoF). Kept: each variant at the site that took
+no part, federated, without privacy. The patients are invented: what the tables look like carries over to real ones,
+no number does.
 
     python tests/benchmarks/paper_tables.py medfuse --at DIR --workers 2
 
@@ -37,11 +38,15 @@ LEMOF = {  # of 192 models these 72
     "fusion": ("lemof", "lemof_first", "lemof_second", "mmtm"),
     "ecg_encoder": ("ecg_cnn", "ecg_lstm", "wavenet"),
 }
+COMMON = ["heart_failure", "coronary_atherosclerosis", "fluid_and_electrolyte_disorders", "essential_hypertension"]
 DISEASES = ["heart_failure", "chronic_kidney_disease", "cardiac_dysrhythmias", "coronary_atherosclerosis"]
 
 
 def _m_prtm(body: Body) -> None:
     body["tasks"] = {name: body["tasks"][name] for name in ("death", "macce", "readmission", "fibrosis")}
+    body["modalities"]["cine"] |= {"frames": 4, "size": 32}  # small, and fewer steps: for time
+    body["modalities"]["text"]["max_tokens"] = 128
+    body["training"] |= {"steps": 5, "batch": 16}
     laboratory = ["creatinine", "nt_probnp", "sodium", "haemoglobin"]
     body["evaluation"]["feature_groups"] = {
         "person": ["age", "sex"], "circulation": ["sbp", "heart_rate"], "ejection": ["lvef"], "laboratory": laboratory,
@@ -58,6 +63,7 @@ def _medm2t(body: Body) -> None:
 
 def _medfuse(body: Body) -> None:
     body["modalities"]["ehr"] = TABLE
+    body["tasks"] = {"death": {"type": "binary"}, "phenotypes": body["tasks"]["phenotypes"] | {"headline": COMMON}}
 
 
 def _lemof(body: Body) -> None:

@@ -11,9 +11,10 @@ HEAVY = 0.5  # share of one modality; the others divide the rest
 def body(study: Study) -> Body:
     """Variants: attention over everything, every smaller set, and each modality given half of the weight."""
     names = tuple(study.modalities)
-    variants = {"attention": fusion("m_prtm", "modality_attention", title="all, self-attention")}
-    for name, change in subsets(study).items():
-        variants[name] = change | {"study": variants["attention"]["study"]}
+    own = fusion("m_prtm", "modality_attention", title="all, self-attention")
+    variants = {"attention": own} | {name: change | {"study": own["study"]} for name, change in subsets(study).items()}
+    if len(names) > 1 and study.evaluation.epsilon is None:  # attention is told of every set of inputs
+        variants["attention"] = own | {"study": own["study"] | {"evaluation": {"subsets": "every"}}}
     rest = (1 - HEAVY) / max(len(names) - 1, 1)
     for heavy in names if len(names) > 1 else ():
         shares = {name: HEAVY if name == heavy else rest for name in names}
