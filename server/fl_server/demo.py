@@ -66,8 +66,9 @@ def demonstrate(data: Path | None, *, out: Path, console: Console) -> list[Outco
 
 
 def _pair(path: Path) -> list[Path]:
-    """The study without privacy, and with it."""
+    """The study without privacy, and with it; both with learning curves."""
     body = load_study(path).model_dump(mode="json", by_alias=True, exclude_none=True)
+    body["evaluation"] |= {"every": 1}
     variants = {"no_privacy": {"mode": "none"}, "epsilon8": {"mode": "patient", "epsilon": EPSILON}}
     paths = []
     for suffix, privacy in variants.items():

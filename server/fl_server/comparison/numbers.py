@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ def of_cell(results: Iterable[Results], frame: Frame) -> dict[What, Told]:
             if row.model == FEDERATED and (row.site in frame.roles or row.site != POOLED):
                 for what in _places(row, frame):
                     groups[what].append(Told(row.value, row.ci_low, row.ci_high, row.note))
-    at_sites = {what: mean(told, what.metric) for what, told in groups.items()}
+    at_sites = {what: mean(told, METRICS[what.metric].rounded) for what, told in groups.items()}
     return at_sites | over_sites(at_sites)
 
 
@@ -72,13 +72,12 @@ def _places(row: EvaluationRow, frame: Frame) -> Iterator[What]:
         yield what._replace(modalities="headline")
 
 
-def mean(told: Sequence[Told], metric: MetricName) -> Told:
+def mean(told: Sequence[Told], rounded: Callable[[float], float]) -> Told:
     """Mean of values and of the ends of their intervals, of those that have a value; all notes, each once."""
     note = "; ".join(dict.fromkeys(one.note for one in told if one.note))
     if len(told) == 1:
         return told[0]
     given = [one for one in told if one.value is not None]
-    rounded = METRICS[metric].rounded
 
     def middle(numbers: Sequence[float | None]) -> float | None:
         known = [number for number in numbers if number is not None]
@@ -112,7 +111,7 @@ def over_seeds(by_seed: Sequence[Mapping[What, Told]], *, variant: str, mode: st
     for what in everything:
         told = [of[what] for of in by_seed if what in of]
         values = [one.value for one in told if one.value is not None]
-        middle = mean(told, what.metric)
+        middle = mean(told, METRICS[what.metric].rounded)
         yield Number.model_construct(
             **what._asdict(),
             variant=variant,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import NamedTuple
 
 from fl_server.comparison.index import Index
-from fl_server.comparison.numbers import FEDERATED, Told
+from fl_server.comparison.numbers import FEDERATED, Told, mean
 from fl_server.comparison.result import Part, PartKind, Role
 from fl_server.comparison.words import title_of
 from fl_server.report import view
@@ -51,24 +50,15 @@ def over_seeds(by_seed: Sequence[Mapping[Asked, Told]], *, variant: str, mode: s
     """The parts of one variant in one mode: means of values and of the ends of their intervals."""
     for asked in dict.fromkeys(asked for told in by_seed for asked in told):
         every = [of[asked] for of in by_seed if asked in of]
-        mean = _mean(asked, every)
         seeds = sum(one.value is not None for one in every)
-        yield Part(**asked._asdict(), variant=variant, mode=mode, seeds=seeds, **mean._asdict())
+        told = _mean(asked, every)
+        yield Part(**asked._asdict(), variant=variant, mode=mode, seeds=seeds, **told._asdict())
 
 
 def _mean(asked: Asked, every: Sequence[Told]) -> Told:
-    given = [one for one in every if one.value is not None]
-
-    def middle(numbers: Sequence[float | None]) -> float | None:
-        known = [number for number in numbers if number is not None]
-        if not known or len(known) < len(given):
-            return None
-        mean = fmean(known)
-        return round(mean, DECIMALS) if asked.metric is None else METRICS[asked.metric].rounded(mean)
-
-    note = "; ".join(dict.fromkeys(one.note for one in every if one.note))
-    low, high = middle([one.low for one in given]), middle([one.high for one in given])
-    return Told(middle([one.value for one in given]), low, high, note)
+    return mean(
+        every, (lambda share: round(share, DECIMALS)) if asked.metric is None else METRICS[asked.metric].rounded
+    )
 
 
 def forests(index: Index, kind: PartKind) -> list[Forest]:
