@@ -21,8 +21,8 @@ from fl_server.comparison.words import difference, estimate, mode_title, p_holm,
 from fl_server.report import view
 from fl_server.report.forest import Forest
 
-CELL = 20
-"""Characters that a number with its interval takes."""
+CELL = 26
+"""Characters that a difference with its interval takes."""
 
 
 def show_comparison(result: ComparisonResult, folder: Path, console: Console) -> None:
