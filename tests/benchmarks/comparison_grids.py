@@ -37,6 +37,8 @@ ROUNDS = 6
 # Systems that train their encoders in one of several phases: so many times the rounds, that it has all others' rounds.
 PHASED = {"lemof": 3.4, "contrastive": 2.0, "early": 2.5}
 DRAWN = ("attention", "m_prtm", "medm2t", "medfuse", "late_average", "unified", "drfuse")  # as inputs go missing
+OWN_ENCODERS = ("m_prtm", "medm2t", "medfuse")  # systems that would bring some
+ENCODERS = {"ecg": "ecg_resnet", "ehr": "ehr_mlp"}  # the usual ones, for all
 HIDDEN = [0.25, 0.5, 0.75]
 EVALUATION = ("holdout", "salt")  # kept of the importer's
 
@@ -46,7 +48,8 @@ class Cohort:
     """Where a grid's sites come from, and what of their study is changed.
 
     make: arguments of ``fl-sites``; change: the study's body -> that of the grid; task: of the tables; strong: the
-    strongest modality, which is hidden; alone: other sets of modalities, variant -> them; modes; seeds.
+    strongest modality, which is hidden; alone: other sets of modalities, variant -> them; encoders: of systems that
+    would bring their own; modes; seeds.
     """
 
     make: tuple[str, ...]
@@ -59,6 +62,7 @@ class Cohort:
     seeds: tuple[int, ...]
     only: tuple[str, ...] = ()
     leaky: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    encoders: Mapping[str, str] = field(default_factory=dict)
 
 
 def _physionet(body: Body) -> None:
@@ -100,8 +104,9 @@ COHORTS: Mapping[str, Cohort] = {
         alone={
             "only_series": ("series",), "only_ehr": ("ehr",), "only_ecg": ("ecg",), "without_series": ("ecg", "ehr"),
         },
-        modes=("local", "pooled", "federated", "epsilon_8", "epsilon_3"),
+        modes=("pooled", "federated", "epsilon_8"),
         seeds=(1, 2),
+        encoders=ENCODERS,
     ),
     "ptb-xl": Cohort(
         make=("import", "ptb-xl"),
@@ -114,6 +119,7 @@ COHORTS: Mapping[str, Cohort] = {
         leaky={"with_text": (), "only_text": ("text",)},
         modes=("federated",),
         seeds=(1, 2),
+        encoders=ENCODERS,
     ),
 }  # fmt: skip
 
@@ -131,10 +137,12 @@ def fusions_of(name: str, cohort: Cohort, *, rounds: int) -> Body:
     """Every fusion, and single modalities, in every mode. ``rounds``: of the grid's study."""
     longer = {key: {"training": {"rounds": round(rounds * times)}} for key, times in PHASED.items()}
     only = {"only": list(cohort.only)} if cohort.only else {}
-    variants: Body = {
-        key: {"title": title, **only, "study": {"model": {"system": system, "fusion": fusion}} | longer.get(key, {})}
-        for key, system, fusion, title in FUSIONS
-    }
+    usual = {"modalities": {name: {"encoder": encoder} for name, encoder in cohort.encoders.items()}}
+    variants: Body = {}
+    for key, system, fusion, title in FUSIONS:
+        change = {"model": {"system": system, "fusion": fusion}} | longer.get(key, {})
+        change |= usual if cohort.encoders and system in OWN_ENCODERS else {}
+        variants[key] = {"title": title, **only, "study": change}
     for key, kept in (cohort.alone | cohort.leaky).items():
         words = "the report too (leaky)" if not kept else " + ".join(kept) + (" (leaky)" if key in cohort.leaky else "")
         variants[key] = {"title": words if len(kept) != 1 else f"{words} only"} | ({"only": list(kept)} if kept else {})
