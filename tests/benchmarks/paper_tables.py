@@ -34,9 +34,10 @@ Body = dict[str, Any]
 SITES = ("--sites", "alpha,beta,gamma,delta", "--patients", "300")
 SERIES = {"kind": "events", "fields": [*VITAL_SIGNS, *LABORATORY], "hours": 672.0, "bins": 28}
 TABLE = {"kind": "table", "fields": ["age", "sex", *MEASURED]}
-LEMOF = {  # of 192 models these 48
+LEMOF = {  # of 192 models these 24
     "fusion": ("lemof", "lemof_first", "lemof_second", "mmtm"),
     "ecg_encoder": ("ecg_cnn", "wavenet"),
+    "ehr_encoder": ("ehr_table_mlp", "ehr_ft_transformer", "series_tpc"),
 }
 COMMON = ["heart_failure", "coronary_atherosclerosis", "fluid_and_electrolyte_disorders", "essential_hypertension"]
 DISEASES = ["heart_failure", "chronic_kidney_disease", "cardiac_dysrhythmias", "coronary_atherosclerosis"]
