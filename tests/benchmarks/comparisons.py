@@ -27,7 +27,7 @@ import targets
 from comparison_grids import COHORTS, Cohort, fusions_of, study_of, write
 from targets import Figure
 
-from fl_server.comparison.result import FILE, ComparisonResult, Number, Role
+from fl_server.comparison.result import FILE, ComparisonResult, Contrast, Number, Role
 
 HALF = "hidden=0.5"
 
@@ -85,13 +85,17 @@ def _fusions(result: ComparisonResult, cohort: Cohort, *, role: Role, modes: Seq
 
 
 def _against(result: ComparisonResult, row: Number) -> str:
-    keys = ("variant", "mode", "role", "site", "task", "label", "modalities", "subgroup", "metric")
-    place = [getattr(row, key) for key in keys]
-    one = next((c for c in result.contrasts if [getattr(c, key) for key in keys] == place), None)
+    one = _contrast(result, row)
     if one is None or one.value is None:
         return ""
     word = "may be chance" if one.noise else "differs"
     return f"{one.value:+.3f} against {one.against}, p {one.p_holm:.3f} (Holm): {word}"
+
+
+def _contrast(result: ComparisonResult, row: Number) -> Contrast | None:
+    keys = ("variant", "mode", "role", "site", "task", "label", "modalities", "subgroup", "metric")
+    place = [getattr(row, key) for key in keys]
+    return next((c for c in result.contrasts if [getattr(c, key) for key in keys] == place), None)
 
 
 def _half_hidden(result: ComparisonResult, cohort: Cohort) -> Iterator[Figure]:
@@ -101,7 +105,10 @@ def _half_hidden(result: ComparisonResult, cohort: Cohort) -> Iterator[Figure]:
     rest = {n: kept for n, kept in cohort.alone.items() if len(kept) == 1 and cohort.strong not in kept and n in whole}
     if not rest:
         return
-    best = max(rest, key=lambda name: whole[name].value or 0.0)
+    reference = whole[result.reference].value or 0.0
+    # not everybody has the one that remains: what the reference loses to it on the patients who have it
+    bars = {name: reference + (less.value or 0.0) for name in rest if (less := _contrast(result, whole[name]))}
+    best = max(bars, key=lambda name: bars[name])
     for variant in result.variants:
         row = half.get(variant.name)
         if variant.native and row is not None and row.value is not None and variant.name not in cohort.alone:
@@ -111,8 +118,9 @@ def _half_hidden(result: ComparisonResult, cohort: Cohort) -> Iterator[Figure]:
                 value=row.value,
                 low=row.low,
                 high=row.high,
-                target=whole[best].value,
-                note=f"the target is {', '.join(cohort.alone[best])} alone; nothing hidden {before:.3f}",
+                target=round(bars[best], 4),
+                note=f"the target is {', '.join(cohort.alone[best])} alone: the reference's value and what it loses to "
+                f"that on the patients who have it; nothing hidden {before:.3f}",
             )
 
 
