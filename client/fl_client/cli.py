@@ -7,7 +7,6 @@ not approved, 14 already running, 15 no sandbox, 16 privacy ledger, 19 a model b
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +24,7 @@ from fl_client.ledger_command import ledger
 from fl_client.offline.command import evaluate
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode, nearest
+from fl_shared.processes import set_environment
 from fl_shared.site import Network, Site, load_site
 
 app = typer.Typer(
@@ -291,7 +291,7 @@ def pretrain(
 
 def main() -> None:
     """Entry point of ``fl-client``."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    set_environment()
     run(app)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_client.sandbox import Sandbox
-from fl_shared.processes import end_with_parent, stop
+from fl_shared.processes import NO_FORK_HANDLERS, end_with_parent, stop
 from fl_shared.site import Site
 
 FIRST_PAUSE, LONGEST_PAUSE, HEALTHY_AFTER = 1.0, 30.0, 60.0  # seconds
@@ -98,7 +98,7 @@ def flower_processes(
     ]
     executor = [sys.executable, "-m", "fl_client.executor", "--node-socket", str(node_socket)]
     scratch = str(sandbox.scratch)
-    flower = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    flower = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", NO_FORK_HANDLERS: "0"}
     inside = {
         "PATH": "/usr/bin:/bin", "HOME": scratch, "TMPDIR": scratch, "FLWR_HOME": f"{scratch}/flwr", **flower,
         "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",

@@ -7,7 +7,6 @@ not verify, 20 a threshold is missed, 1 anything else.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -27,6 +26,7 @@ from fl_server.promotion.evaluate import evaluate
 from fl_server.promotion.promote import promote
 from fl_shared.commands import Format, emit, run
 from fl_shared.errors import ConsiliumError, ExitCode
+from fl_shared.processes import set_environment
 from fl_shared.results import Results
 
 app = typer.Typer(
@@ -279,7 +279,7 @@ def _draw(results: Results, folder: Path, console: Console) -> None:
 
 def main() -> None:
     """Entry point of ``fl-server``."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    set_environment()
     run(app)
 
 

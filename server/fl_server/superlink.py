@@ -37,7 +37,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fl_server import certificates
 from fl_shared.errors import ConsiliumError, ExitCode
-from fl_shared.processes import end_with_parent, free_port, stop
+from fl_shared.processes import NO_FORK_HANDLERS, end_with_parent, free_port, stop
 
 START_SECONDS, STOP_SECONDS = 60.0, 15.0
 BUNDLE = """[project]
@@ -103,6 +103,7 @@ def environment(home: Home) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1.0",
+        NO_FORK_HANDLERS: "0",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
