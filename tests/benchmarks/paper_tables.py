@@ -1,10 +1,10 @@
 """The five papers' own tables on SYNTHETIC sites, by `fl-server paper` and `fl-server compare-systems`.
 
 Each study is the one that `fl-sites synthesize --system PAPER` writes, with what the paper's tables need besides:
-groups of fields (M-PRTM), a second representation of the record (cross-modal alignment), a table with ages and common
-outcomes (MedFuse), a series for TPC and groups of patients by disease (LeMoF). Kept: each variant at the site that took
-no part, federated, without privacy. The patients are invented: what the tables look like carries over to real ones,
-no number does.
+groups of fields (M-PRTM), a second representation of the record (cross-modal alignment), a table with ages (MedFuse), a
+series for TPC and groups of patients by disease (LeMoF). Kept: each variant at the site that took no part, federated,
+without privacy. The patients are invented: what the tables look like carries over to real ones, no
+number does.
 
     python tests/benchmarks/paper_tables.py medfuse --at DIR --workers 2
 
@@ -39,7 +39,6 @@ LEMOF = {  # of 192 models these 24
     "ecg_encoder": ("ecg_cnn", "wavenet"),
     "ehr_encoder": ("ehr_table_mlp", "ehr_ft_transformer", "series_tpc"),
 }
-COMMON = ["heart_failure", "coronary_atherosclerosis", "fluid_and_electrolyte_disorders", "essential_hypertension"]
 DISEASES = ["heart_failure", "chronic_kidney_disease", "cardiac_dysrhythmias", "coronary_atherosclerosis"]
 
 
@@ -64,7 +63,6 @@ def _medm2t(body: Body) -> None:
 
 def _medfuse(body: Body) -> None:
     body["modalities"]["ehr"] = TABLE
-    body["tasks"] = {"death": {"type": "binary"}, "phenotypes": body["tasks"]["phenotypes"] | {"headline": COMMON}}
 
 
 def _lemof(body: Body) -> None:
