@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,11 @@ FUSIONS = (
     ("drfuse", "baselines", "drfuse", "DrFuse"),
     ("hyperfusion", "baselines", "hyperfusion", "HyperFusion"),
 )
-ROUNDS = 6
-# Systems that train their encoders in one of several phases: so many times the rounds, that it has all others' rounds.
-PHASED = {"lemof": 3.4, "contrastive": 2.0, "early": 2.5}
+SITES = "alpha,beta,gamma,delta"
+ROUNDS, LONGER = 6, 20
+# Systems in several phases: so many times the rounds, that the one that trains their encoders (of those that train
+# everything together at last, that one) has all others' rounds.
+PHASED = {"lemof": 3.4, "contrastive": 2.0, "early": 2.5, "medfuse": 1.67, "medm2t": 1.67, "lstm_ensemble": 1.67}
 DRAWN = ("attention", "m_prtm", "medm2t", "medfuse", "late_average", "unified", "drfuse")  # as inputs go missing
 OWN_ENCODERS = ("m_prtm", "medm2t", "medfuse")  # systems that would bring some
 ENCODERS = {"ecg": "ecg_resnet", "ehr": "ehr_mlp"}  # the usual ones, for all
@@ -48,8 +50,8 @@ class Cohort:
     """Where a grid's sites come from, and what of their study is changed.
 
     make: arguments of ``fl-sites``; change: the study's body -> that of the grid; task: of the tables; strong: the
-    strongest modality, which is hidden; alone: other sets of modalities, variant -> them; encoders: of systems that
-    would bring their own; modes; seeds.
+    strongest modality, which is hidden; as_strong: others that may be it; alone: other sets of modalities, variant ->
+    them; encoders: of systems that would bring their own; modes; seeds.
     """
 
     make: tuple[str, ...]
@@ -60,6 +62,7 @@ class Cohort:
     alone: Mapping[str, tuple[str, ...]]
     modes: tuple[str, ...]
     seeds: tuple[int, ...]
+    as_strong: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     leaky: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     encoders: Mapping[str, str] = field(default_factory=dict)
@@ -80,10 +83,28 @@ def _synthetic(body: Body) -> None:
     body["training"]["rounds"] = ROUNDS
 
 
+def _longer(body: Body) -> None:
+    _synthetic(body)
+    body["training"]["rounds"] = LONGER
+
+
 def _ptb_xl(body: Body) -> None:
     """As the importer writes it."""
 
 
+SYNTHETIC = Cohort(
+    make=("synthesize", "--sites", SITES, "--patients", "300", "--system", "baselines"),
+    title="SYNTHETIC cohort: fusions of ECG, table and series",
+    change=_synthetic,
+    task="death",
+    strong="series",
+    alone={
+        "only_series": ("series",), "only_ehr": ("ehr",), "only_ecg": ("ecg",), "without_series": ("ecg", "ehr"),
+    },
+    modes=("pooled", "federated", "epsilon_8"),
+    seeds=(1, 2),
+    encoders=ENCODERS,
+)  # fmt: skip
 COHORTS: Mapping[str, Cohort] = {
     "physionet": Cohort(
         make=("import", "physionet-2012"),
@@ -95,18 +116,14 @@ COHORTS: Mapping[str, Cohort] = {
         modes=("local", "pooled", "federated", "epsilon_8", "epsilon_3"),
         seeds=(1, 2),
     ),
-    "synthetic": Cohort(
-        make=("synthesize", "--sites", "alpha,beta,gamma,delta", "--patients", "300", "--system", "baselines"),
-        title="SYNTHETIC cohort: fusions of ECG, table and series",
-        change=_synthetic,
-        task="death",
-        strong="series",
-        alone={
-            "only_series": ("series",), "only_ehr": ("ehr",), "only_ecg": ("ecg",), "without_series": ("ecg", "ehr"),
-        },
-        modes=("pooled", "federated", "epsilon_8"),
-        seeds=(1, 2),
-        encoders=ENCODERS,
+    "synthetic": SYNTHETIC,
+    "synthetic-large": replace(
+        SYNTHETIC,
+        make=("synthesize", "--sites", SITES, "--patients", "1000", "--seed", "12", "--system", "baselines"),
+        title="SYNTHETIC cohort of 1,000 patients a site, trained longer: fusions of ECG, table and series",
+        change=_longer,
+        modes=("federated",),
+        as_strong=("ecg",),
     ),
     "ptb-xl": Cohort(
         make=("import", "ptb-xl"),

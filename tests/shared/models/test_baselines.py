@@ -162,6 +162,8 @@ def test_every_type_of_task_is_predicted_and_trained(fusion: str, head: str) -> 
     study, model = case.quiet()
     joint = build_model(case.plan(fusion="joint"))
     batch = random_rows(study, 12)
+    *_, (last, _) = phases(study)
+    model.enter(last)
     model = model.float().eval()
     found, expected = model(batch), joint.eval()(batch)
     told = model.predict(found.logits)["outcome"]
@@ -213,7 +215,17 @@ def test_early_fusion_trains_nothing_of_encoders_that_were_trained_alone() -> No
     assert {name.split(".")[1] for name in trained[second] if name.startswith("heads.")} == {"death"}
 
 
-@pytest.mark.parametrize("fusion", sorted(set(SYSTEMS["baselines"].fusions) - {"early"}))
+def test_an_ensemble_of_medfuse_is_trained_as_medfuse() -> None:
+    study = plan_of("lstm_ensemble").study
+    (_, alone), (second, fused) = phases(study)
+    assert (alone.objective, fused.objective) == ("unimodal", "tasks")
+    model = build_model(study)
+    model.enter(second)
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"encoders", "adapters", "fusion"}  # its heads are the fusion's
+
+
+@pytest.mark.parametrize("fusion", sorted(set(SYSTEMS["baselines"].fusions) - {"early", "lstm_ensemble"}))
 def test_all_others_learn_end_to_end(fusion: str) -> None:
     study = plan_of(fusion).study
     (phase,) = study.training.phases

@@ -78,7 +78,7 @@ def test_what_absent_rows_and_masked_positions_hold_does_not_matter() -> None:
     assert torch.equal(fusion.importance, expected_importance)
 
 
-def test_an_absent_modality_enters_as_nothing_but_a_learned_offset() -> None:
+def test_an_absent_modality_enters_as_the_mean_of_what_is_known_with_a_learned_offset() -> None:
     fusion, outputs = fusion_of(), outputs_of(4)
     only_a = {"a": torch.ones(4).bool(), "b": torch.zeros(4).bool()}
     found = fusion(outputs, only_a)
@@ -87,11 +87,13 @@ def test_an_absent_modality_enters_as_nothing_but_a_learned_offset() -> None:
     stack = fusion.final["t"]
     z = torch.stack([level.logits["t"] for level in fusion._levels("a", outputs["a"], only_a["a"])], dim=-1)
     meta = (z * fusion.meta["a"]["t"].weight).sum(-1) + fusion.meta["a"]["t"].bias
+    mean = (meta + z[..., 0]) / 2  # what an untrained stack says
+    torch.testing.assert_close(found.auxiliary["tasks"][0].logits, mean + stack.absent.weight[:, 1])
     with torch.no_grad():
         stack.absent.weight.copy_(torch.tensor([[5.0, 7.0]]))
-        stack.first.weight.copy_(torch.tensor([[2.0, 3.0, 100.0, 100.0]]))
+        stack.first.weight.copy_(torch.tensor([[2.0, 3.0, 4.0, 6.0]]))
     omega1 = fusion(outputs, only_a).auxiliary["tasks"][0].logits
-    torch.testing.assert_close(omega1, 2 * meta + 3 * z[..., 0] + 7)
+    torch.testing.assert_close(omega1, 2 * meta + 3 * z[..., 0] + 10 * mean + 7)
     assert [aux.rows.tolist() for aux in found.auxiliary["levels"]] == [[True] * 4] * 3 + [[False] * 4] * 3
 
 

@@ -107,6 +107,12 @@ def test_per_patient_gradients_are_exact_with_fixed_levels(
     clipper.self_test(batch)
 
 
+def test_only_stacks_take_larger_steps_than_the_study_s(plan: dict[str, Any]) -> None:
+    training = study_of(plan).training
+    larger = [phase.name for phase in training.phases if (phase.learning_rate or 0) > training.learning_rate]
+    assert larger == ["meta", "final"]
+
+
 def test_untrained_stacks_are_means(plan: dict[str, Any], rows: Rows) -> None:
     model, batch = build_model(study_of(plan)).eval(), rows(12)
     outputs = {name: model.encode(name, batch) for name in model.encoders}
@@ -117,7 +123,8 @@ def test_untrained_stacks_are_means(plan: dict[str, Any], rows: Rows) -> None:
         torch.testing.assert_close(meta[m], torch.stack(levels[3 * m : 3 * m + 3]).mean(0))
     omega2 = next(a.logits for a in found.auxiliary["cross"] if a.task == "mace")
     there = torch.stack([batch.present[m] for m in model.encoders])[:, :, None]
-    omega1 = torch.stack([z for m in range(5) for z in (meta[m] * there[m], levels[3 * m] * there[m])]).mean(0)
+    known = torch.stack([(meta[m] + levels[3 * m]) * there[m] for m in range(5)])
+    omega1 = known.sum(0) / (2 * there.sum(0))
     torch.testing.assert_close(found.logits["mace"], (omega1 + omega2) / 2)
 
 

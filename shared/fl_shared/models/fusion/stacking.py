@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from fl_shared.models.fusion.own_heads import told
 
+PAIR = 2  # predictions of a modality: its meta-learner's, its best level's
+
 
 class LogisticStack(nn.Module):
     """x (..., C, F), F predictions of each of C outputs -> (..., C); before training it is their mean."""
@@ -37,12 +39,14 @@ class Offset(nn.Linear):
 class FinalStack(nn.Module):
     """The last two stacks of a task: omega1 over the modalities' predictions, the logits over omega1 and omega2.
 
-    An absent modality's predictions enter as 0, with a learned offset. Without ``joins`` omega1 is the prediction.
+    An absent modality's predictions enter as the mean of those that the row has, with a learned offset: as 0, that is a
+    risk of one half, they would raise the risk of every row that lacks something while the stack is young. Without
+    ``joins`` omega1 is the prediction.
     """
 
     def __init__(self, *, modalities: int, outputs: int, joins: bool = True) -> None:
         super().__init__()
-        self.first = LogisticStack(outputs=outputs, features=2 * modalities)
+        self.first = LogisticStack(outputs=outputs, features=PAIR * modalities)
         self.absent = Offset(flags=modalities, outputs=outputs)
         self.last = LogisticStack(outputs=outputs, features=2) if joins else None
 
@@ -55,14 +59,14 @@ class FinalStack(nn.Module):
 
         Args:
             predictions: of each modality the meta-learner's and the best level's, (B, C) each.
-            present: of each modality (B,).
+            present: of each modality (B,), at least one in a row.
             omega2: (B, C), where it is joined.
         """
-        known = [
-            torch.where(there[:, None], z, 0.0) for pair, there in zip(predictions, present, strict=True) for z in pair
-        ]
-        flags = (~torch.stack(list(present), dim=1)).to(known[0].dtype)
-        omega1 = self.first(torch.stack(known, dim=-1)) + self.absent(flags)
+        each = torch.stack([z for pair in predictions for z in pair], dim=-1)
+        there = torch.stack([rows for rows in present for _ in range(PAIR)], dim=1)[:, None]
+        mean = torch.where(there, each, 0.0).sum(-1, keepdim=True) / there.sum(-1, keepdim=True)
+        flags = (~torch.stack(list(present), dim=1)).to(each.dtype)
+        omega1 = self.first(torch.where(there, each, mean)) + self.absent(flags)
         if self.last is None or omega2 is None:
             return omega1, omega1
         return omega1, self.last(torch.stack([told(omega1, training=self.training), omega2], dim=-1))

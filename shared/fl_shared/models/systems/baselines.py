@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fl_shared.models.systems.system import Outline, Phase, System, alone_then_together
 
 
 def phases(outline: Outline) -> tuple[Phase, ...]:
-    """Early fusion freezes encoders that were trained alone; all others learn end to end."""
-    if outline.model.get("fusion") != "early":
+    """Early fusion freezes encoders that were trained alone; an ensemble of MedFuse learns as MedFuse does; all others
+    learn end to end.
+    """
+    fusion = outline.model.get("fusion")
+    if fusion not in ("early", "lstm_ensemble"):
         does = "Encoders, fusion and heads together, end to end, as these baselines are defined (MedFuse, section 4.3)."
         return (Phase(name="training", share=1.0, does=does),)
-    alone, _ = alone_then_together(outline)
-    fusion = Phase(
-        name="fusion",
-        share=0.6,
-        does="Adapters, fusion and heads on the features of the encoders, now frozen (MedFuse, early fusion).",
-        trains=("adapters", "fusion", *outline.heads()),
-    )
-    return alone, fusion
+    alone, together = alone_then_together(outline)
+    if fusion == "lstm_ensemble":  # whose heads are the fusion's
+        return alone, replace(together, trains=("encoders", "adapters", "fusion"))
+    does = "Adapters, fusion and heads on the features of the encoders, now frozen (MedFuse, early fusion)."
+    return alone, replace(together, does=does, trains=("adapters", "fusion", *outline.heads()))
 
 
 BASELINES = System(

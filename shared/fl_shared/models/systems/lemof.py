@@ -11,6 +11,7 @@ from typing import Any
 
 from fl_shared.models.systems.system import Outline, Phase, System
 
+STACKING_RATE = 0.02  # a convex fit of a few weights, which steps of 0.001 would leave where they start
 BOTH, FIRST, SECOND = "level_guided", "level_guided_first", "level_guided_second"
 
 
@@ -31,6 +32,7 @@ def phases(outline: Outline) -> tuple[Phase, ...]:
         objective="meta",
         trains=("fusion.meta",),
         patients="stack",
+        learning_rate=STACKING_RATE,
     )
     choose = Phase(
         name="choose",
@@ -54,6 +56,7 @@ def phases(outline: Outline) -> tuple[Phase, ...]:
         does="Logistic stacking of both modules, on patients that no network saw.",
         trains=("fusion.final",),
         patients="stack",
+        learning_rate=STACKING_RATE,
     )
     fixed = set(outline.model.get("levels", {})) >= set(outline.kinds)
     chosen = (levels, meta) if fixed else (levels, meta, choose)

@@ -123,6 +123,7 @@ def _phases(phases: Sequence[Phase], rounds: Any) -> list[dict[str, Any]]:
             "objective": phase.objective,
             "trains": list(phase.trains),
             "patients": phase.patients,
+            **({} if phase.learning_rate is None else {"learning_rate": phase.learning_rate}),
         }
         for phase, extra in zip(phases, given, strict=True)
     ]

@@ -23,6 +23,7 @@ class Phase:
         objective: ``tasks``, ``segmentation``, or the part of the model's auxiliary losses that is trained.
         trains: prefixes of array names that change; those of them that are shared are what a site releases.
         patients: all training patients, the fifth kept for stacking, or the others.
+        learning_rate: where it cannot be the study's.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Phase:
     objective: str = "tasks"
     trains: tuple[str, ...] = EVERYTHING
     patients: Literal["all", "fit", "stack"] = "all"
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
